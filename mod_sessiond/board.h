@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * board.h: the notice board, a small shared segment for display only. The
+ * session process writes its part, the httpd parent writes its own, web
+ * children read both for the status pages. A web child could scribble over it,
+ * so nothing is ever decided by what stands here, and readers take strings and
+ * numbers as they would from a stranger.
+ *
+ * All numbers are relaxed atomics: a page may mix values that are microseconds
+ * apart, never a torn one.
+ */
+#ifndef SD_BOARD_H
+#define SD_BOARD_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "shm/counters.h"
+#include "shm/store.h"
+
+#define SD_BOARD_MAGIC 0x626f6401u
+#define SD_BOARD_TEXT 160
+
+typedef enum { SD_STATE_OFF, SD_STATE_STARTING, SD_STATE_RUNNING, SD_STATE_DRAINING, SD_STATE_DOWN } sd_state_t;
+
+typedef struct sd_board {
+    uint32_t magic;
+    uint32_t bytes; /* of the whole struct: another version's board is not read */
+
+    /* written by the httpd parent; times in seconds since 1970 */
+    _Atomic int64_t store_created;
+    _Atomic int64_t down_since;    /* 0 = not down */
+    _Atomic uint32_t respawns;
+
+    /* written by the session process */
+    _Atomic uint32_t state;        /* sd_state_t */
+    _Atomic int64_t pid;
+    _Atomic int64_t started;       /* seconds since 1970 */
+    _Atomic uint32_t threads;
+    _Atomic uint32_t max_connections;
+    _Atomic uint64_t max_size;     /* bytes */
+    _Atomic uint64_t memory_size;  /* bytes of the segment */
+    _Atomic uint32_t blocks;
+    _Atomic uint32_t block_bytes;
+    _Atomic uint32_t checks;       /* store checks finished */
+    char last_check[SD_BOARD_TEXT];
+    char last_repair[SD_BOARD_TEXT];
+
+    _Alignas(64) sd_counters_t slot[SD_LANES_MAX];
+} sd_board_t;
+
+/* The one of this httpd, or NULL while there is none. */
+sd_board_t *sd_board_get(void);
+
+/* Copies a text of the board; always terminated, printable. */
+void sd_board_text_copy(char *out, size_t size, const char *text);
+/* Puts a text up. */
+void sd_board_text_set(char text[SD_BOARD_TEXT], const char *value);
+
+#endif

@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * connection.c: reading, feeding the conversation, sending, and the ways a
+ * connection ends. What is hard is the end: an orderly close means "no", a
+ * reset means "no answer". So a reply that needs more than one send keeps the
+ * reset armed until its last byte is queued, and input that is not wanted is
+ * read before the close, since unread bytes would turn it into a reset.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "connection.h"
+
+enum { READING, SENDING, LINGERING, WAITING };
+
+#define VECTORS 256
+#define LINGER_MS 1000u
+#define SPARES_KEPT 1024u
+/* What one connection may read before the others have their turn. */
+#define TURN_BYTES (1u << 20)
+
+/* ---- life ---- */
+
+static sd_connection_t *take(sd_loop_t *loop)
+{
+    sd_connection_t *c = loop->spare;
+
+    if (c) {
+        loop->spare = c->next;
+        loop->spares--;
+    }
+    else if (!(c = malloc(sizeof *c)))
+        return NULL;
+    memset(c, 0, sizeof *c);
+    c->source = SD_SOURCE_CONNECTION;
+    sd_wire_setup(&c->wire);
+    c->next = loop->connections;
+    if (c->next)
+        c->next->prev = c;
+    loop->connections = c;
+    loop->open++;
+    atomic_fetch_add_explicit(&loop->server->connections, 1, memory_order_relaxed);
+    sd_count_add(loop->counters, connections_open, 1);
+    return c;
+}
+
+static void end(sd_loop_t *loop, sd_connection_t *c)
+{
+    if (c->polled)
+        sd_poller_remove(loop->poller, c->fd);
+    c->transport->close(c->fd);
+    sd_timer_clear(&loop->wheel, &c->timer);
+    sd_wire_teardown(&c->wire, loop->lane);
+    if (c->stalled) {
+        sd_reply_discard(c->stalled, loop->lane);
+        free(c->stalled);
+    }
+    free(c->input);
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        loop->connections = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    loop->open--;
+    atomic_fetch_sub_explicit(&loop->server->connections, 1, memory_order_relaxed);
+    sd_count_sub(loop->counters, connections_open, 1);
+    c->source = SD_SOURCE_CONNECTION;
+    c->fd = -1;
+    if (loop->spares < SPARES_KEPT) {
+        c->next = loop->spare;
+        loop->spare = c;
+        loop->spares++;
+    }
+    else
+        free(c);
+}
+
+void sd_connection_reset(sd_loop_t *loop, sd_connection_t *c)
+{
+    sd_reply_discard(&loop->reply, loop->lane);
+    c->transport->end_is_reset(c->fd, true);
+    end(loop, c);
+}
+
+static void close_in_order(sd_loop_t *loop, sd_connection_t *c)
+{
+    if (c->reset_set)
+        c->transport->end_is_reset(c->fd, false);
+    end(loop, c);
+}
+
+/* ---- waiting ---- */
+
+static void set_interest(sd_loop_t *loop, sd_connection_t *c, unsigned interest)
+{
+    if (c->polled && c->interest == interest)
+        return;
+    if ((c->polled ? sd_poller_change(loop->poller, c->fd, interest, c)
+                   : sd_poller_add(loop->poller, c->fd, interest, c))
+        == 0) {
+        c->polled = true;
+        c->interest = (uint8_t)interest;
+    }
+    else
+        sd_timer_set(&loop->wheel, &c->timer, loop->exec.now); /* not to be waited for: end it */
+}
+
+static uint64_t ms(uint32_t seconds)
+{
+    return (uint64_t)seconds * 1000;
+}
+
+/* Until when a request under way may make no progress, and until when it must
+ * be complete: SessiondTimeout plus a second for each 64 KB. */
+static uint64_t request_due(const sd_loop_t *loop, const sd_connection_t *c)
+{
+    uint64_t timeout = ms(loop->server->config->timeout), now = loop->exec.now;
+    uint64_t whole = c->since + timeout + sd_wire_size(&c->wire) / 65536 * 1000;
+
+    return whole < now + timeout ? whole : now + timeout;
+}
+
+static void wait_for_input(sd_loop_t *loop, sd_connection_t *c)
+{
+    bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
+
+    c->state = READING;
+    set_interest(loop, c, SD_POLL_READ);
+    if (idle && c->ever_complete) {
+        c->since = 0;
+        sd_timer_set(&loop->wheel, &c->timer,
+                     loop->exec.now + ms(loop->server->config->idle_timeout));
+    }
+    else
+        sd_timer_set(&loop->wheel, &c->timer, request_due(loop, c));
+}
+
+/* Keeps what has been read and cannot be used yet. False: no memory. */
+static bool keep_input(sd_connection_t *c, const uint8_t *bytes, size_t n)
+{
+    uint8_t *copy = NULL;
+
+    if (n > 0) {
+        copy = malloc(n);
+        if (!copy)
+            return false;
+        memcpy(copy, bytes, n);
+    }
+    free(c->input);
+    c->input = copy;
+    c->input_len = (uint32_t)n;
+    return true;
+}
+
+/* ---- sending ---- */
+
+typedef enum { SENT, STALLED, BROKEN } sent_t;
+
+static sent_t send_reply(sd_loop_t *loop, sd_connection_t *c, sd_reply_t *reply, sd_after_t after)
+{
+    struct iovec iov[VECTORS];
+    size_t bytes;
+    ssize_t sent;
+    bool done = false;
+
+    while (!done) {
+        int n = sd_reply_iov(reply, loop->lane, iov, VECTORS, &bytes);
+        /* the same vectors tell whether this is all there is */
+        bool whole = n < VECTORS;
+
+        if (n == 0) { /* a value of no bytes */
+            done = sd_reply_advance(reply, loop->lane, 0);
+            break;
+        }
+        sent = c->transport->send(c->fd, iov, n, whole && after == SD_AFTER_CLOSE);
+        if (sent < 0 && sent != -EAGAIN)
+            return BROKEN;
+        if (sent < 0)
+            sent = 0;
+        sd_count_add(loop->counters, bytes_out, sent);
+        done = sd_reply_advance(reply, loop->lane, (size_t)sent);
+        if (!done && !c->reset_set) {
+            c->transport->end_is_reset(c->fd, true);
+            c->reset_set = true;
+        }
+        if ((size_t)sent < bytes)
+            return STALLED;
+    }
+    if (c->reset_set) {
+        c->transport->end_is_reset(c->fd, false);
+        c->reset_set = false;
+    }
+    return SENT;
+}
+
+static void linger(sd_loop_t *loop, sd_connection_t *c)
+{
+    c->transport->half_close(c->fd);
+    c->state = LINGERING;
+    set_interest(loop, c, SD_POLL_READ);
+    sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + LINGER_MS);
+}
+
+/* The reply has gone out. False: the connection is gone too, or waits. */
+static bool follow(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
+{
+    switch (after) {
+    case SD_AFTER_KEEP:
+        return true;
+    case SD_AFTER_CLOSE:
+        close_in_order(loop, c);
+        return false;
+    case SD_AFTER_DRAIN:
+        linger(loop, c);
+        return false;
+    case SD_AFTER_RESET:
+        sd_connection_reset(loop, c);
+        return false;
+    case SD_AFTER_PENDING:
+        c->state = WAITING;
+        set_interest(loop, c, 0);
+        return false;
+    }
+    return false;
+}
+
+/* Moves the loop's reply aside until the client takes it. */
+static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
+{
+    c->stalled = malloc(sizeof *c->stalled);
+    if (!c->stalled)
+        return false;
+    *c->stalled = loop->reply;
+    sd_reply_clear(&loop->reply);
+    c->after = (uint8_t)after;
+    c->state = SENDING;
+    set_interest(loop, c, SD_POLL_WRITE);
+    sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + ms(loop->server->config->timeout));
+    return true;
+}
+
+/* ---- reading ---- */
+
+/* Feeds `len` bytes. True: all that can be used is used, go on reading. */
+static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size_t len)
+{
+    size_t at = 0;
+
+    for (;;) {
+        size_t used;
+        sd_after_t after
+            = sd_wire_feed(&c->wire, &loop->exec, in + at, len - at, &used, &loop->reply);
+        bool full = sd_reply_is_full(&loop->reply);
+
+        at += used;
+        if (!sd_reply_is_empty(&loop->reply) || after != SD_AFTER_KEEP) {
+            c->ever_complete = true;
+            c->since = loop->exec.now;
+            switch (send_reply(loop, c, &loop->reply, after)) {
+            case SENT:
+                if (!follow(loop, c, after))
+                    return false;
+                break;
+            case STALLED:
+                if (!keep_input(c, in + at, len - at) || !stall(loop, c, after))
+                    sd_connection_reset(loop, c);
+                return false;
+            case BROKEN:
+                sd_count(loop->counters, aborted);
+                sd_connection_reset(loop, c);
+                return false;
+            }
+        }
+        if (!full)
+            break;
+    }
+    if (!keep_input(c, in + at, len - at)) {
+        sd_connection_reset(loop, c);
+        return false;
+    }
+    return true;
+}
+
+/* The client has sent its last byte. */
+static void input_ended(sd_loop_t *loop, sd_connection_t *c)
+{
+    bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
+
+    if (!idle)
+        sd_count(loop->counters, aborted);
+    close_in_order(loop, c);
+}
+
+/* Reads once and processes it. True: there may be more to read at once. */
+static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
+{
+    struct iovec iov[VECTORS];
+    size_t direct = 0, kept = c->input_len, room;
+    ssize_t got;
+    int n = 0;
+
+    if (kept > 0) /* the beginning of a head */
+        memcpy(loop->scratch, c->input, kept);
+    else if (sd_wire_wanted(&c->wire) > 0)
+        n = sd_wire_room(&c->wire, &loop->exec, SD_LOOP_SCRATCH, iov, VECTORS - 1, &direct);
+    room = sizeof loop->scratch - kept;
+    iov[n].iov_base = loop->scratch + kept;
+    iov[n].iov_len = room;
+    got = c->transport->receive(c->fd, iov, n + 1);
+    if (got == -EAGAIN) {
+        wait_for_input(loop, c);
+        return false;
+    }
+    if (got < 0) {
+        sd_count(loop->counters, aborted);
+        sd_connection_reset(loop, c);
+        return false;
+    }
+    if (got == 0) {
+        input_ended(loop, c);
+        return false;
+    }
+    sd_count_add(loop->counters, bytes_in, got);
+    *turn += (size_t)got;
+    if (c->since == 0)
+        c->since = loop->exec.now;
+    if (n > 0)
+        sd_wire_received(&c->wire, &loop->exec, (size_t)got < direct ? (size_t)got : direct);
+    if (!process(loop, c, loop->scratch, kept + ((size_t)got > direct ? (size_t)got - direct : 0)))
+        return false;
+    if ((size_t)got < direct + room) {
+        wait_for_input(loop, c);
+        return false;
+    }
+    return true;
+}
+
+static void read_some(sd_loop_t *loop, sd_connection_t *c)
+{
+    size_t turn = 0;
+
+    while (read_once(loop, c, &turn))
+        if (turn >= TURN_BYTES) {
+            wait_for_input(loop, c);
+            return;
+        }
+}
+
+/* Reads and forgets. */
+static void read_away(sd_loop_t *loop, sd_connection_t *c)
+{
+    struct iovec iov = { loop->scratch, sizeof loop->scratch };
+    size_t turn = 0;
+    ssize_t got;
+
+    do {
+        got = c->transport->receive(c->fd, &iov, 1);
+        if (got > 0) {
+            sd_count_add(loop->counters, bytes_in, got);
+            turn += (size_t)got;
+        }
+    } while (got > 0 && turn < TURN_BYTES);
+    if (got == 0 || (got < 0 && got != -EAGAIN))
+        close_in_order(loop, c);
+}
+
+/* ---- what the loop calls ---- */
+
+void sd_connection_open(sd_loop_t *loop, int fd, const sd_transport_t *transport)
+{
+    sd_connection_t *c = take(loop);
+
+    if (!c) {
+        transport->end_is_reset(fd, true);
+        transport->close(fd);
+        return;
+    }
+    c->fd = fd;
+    c->transport = transport;
+    c->since = loop->exec.now;
+    read_some(loop, c);
+}
+
+static void send_more(sd_loop_t *loop, sd_connection_t *c)
+{
+    sd_after_t after = (sd_after_t)c->after;
+    uint8_t *input;
+    size_t len;
+
+    switch (send_reply(loop, c, c->stalled, after)) {
+    case STALLED:
+        sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + ms(loop->server->config->timeout));
+        return;
+    case BROKEN:
+        sd_count(loop->counters, aborted);
+        sd_connection_reset(loop, c);
+        return;
+    case SENT:
+        break;
+    }
+    free(c->stalled);
+    c->stalled = NULL;
+    if (!follow(loop, c, after))
+        return;
+    /* requests that were read behind the one whose reply stalled */
+    input = c->input;
+    len = c->input_len;
+    c->input = NULL;
+    c->input_len = 0;
+    if (process(loop, c, input, len))
+        wait_for_input(loop, c);
+    free(input);
+}
+
+void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, bool writable)
+{
+    switch (c->state) {
+    case READING:
+        if (readable)
+            read_some(loop, c);
+        break;
+    case SENDING:
+        if (writable)
+            send_more(loop, c);
+        break;
+    case LINGERING:
+        if (readable)
+            read_away(loop, c);
+        break;
+    default: /* only the poller's "broken" comes here */
+        sd_count(loop->counters, aborted);
+        sd_connection_reset(loop, c);
+        break;
+    }
+}
+
+void sd_connection_timeout(sd_loop_t *loop, sd_connection_t *c)
+{
+    if (c->state == LINGERING) {
+        close_in_order(loop, c);
+        return;
+    }
+    if (c->state == READING && c->ever_complete && sd_wire_is_idle(&c->wire) && c->input_len == 0) {
+        sd_count(loop->counters, idle_timeouts);
+        close_in_order(loop, c);
+        return;
+    }
+    sd_count(loop->counters, timeouts);
+    sd_connection_reset(loop, c);
+}
+
+void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c)
+{
+    uint32_t open = loop->open;
+
+    if (c->state == READING) {
+        read_some(loop, c);
+        if (loop->open < open)
+            return;
+    }
+    /* a pooled connection without a request: its owner opens another one */
+    if (c->state == READING && c->wire.persistent && sd_wire_is_idle(&c->wire)
+        && c->input_len == 0) {
+        sd_count(loop->counters, drained);
+        sd_connection_reset(loop, c);
+    }
+}

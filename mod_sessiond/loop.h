@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * loop.h: one thread that serves connections. Loops share the listening
+ * sockets and nothing else; another thread reaches a loop by its mailbox only.
+ */
+#ifndef SD_LOOP_H
+#define SD_LOOP_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "poller.h"
+#include "server.h"
+#include "timer.h"
+#include "transport.h"
+
+#define SD_LOOP_SCRATCH 65536u
+
+struct sd_connection;
+
+/* What an event's owner points to begins with this. */
+typedef enum { SD_SOURCE_LISTENER, SD_SOURCE_CONNECTION, SD_SOURCE_MAILBOX } sd_source_t;
+
+typedef struct sd_loop_listener {
+    sd_source_t source;
+    int fd;
+    const sd_transport_t *transport;
+    bool retiring;
+    bool polled;
+} sd_loop_listener_t;
+
+/* A call to be made in the loop's thread. Belongs to the loop once posted; it
+ * is freed after the call. */
+typedef struct sd_letter {
+    struct sd_letter *next;
+    void (*call)(struct sd_loop *loop, void *what);
+    void *what;
+} sd_letter_t;
+
+/* Strangers that were refused lately, so that each is logged once a minute. */
+typedef struct sd_refused {
+    struct sockaddr_storage peer;
+    uint64_t until; /* ms */
+} sd_refused_t;
+#define SD_REFUSED_KEPT 64
+
+typedef struct sd_loop {
+    sd_source_t mailbox_source;
+    sd_server_t *server;
+    sd_lane_t *lane;
+    sd_counters_t *counters;
+    uint32_t number;
+    pthread_t thread;
+    bool started;
+
+    sd_poller_t *poller;
+    sd_timer_wheel_t wheel;
+    sd_loop_listener_t listener[SD_LISTENERS_MAX];
+    int listeners;
+    uint64_t accept_again;          /* ms: accepting pauses until then; 0 = it does not */
+
+    struct sd_connection *connections; /* all that are open */
+    struct sd_connection *spare;       /* to be used again */
+    uint32_t open, spares;
+
+    sd_exec_t exec;                 /* exec.now is the loop's clock */
+    sd_reply_t reply;               /* the one being built */
+    bool draining, stopped;
+    uint64_t drain_until;
+
+    int mailbox_fd;
+    pthread_mutex_t mailbox_lock;
+    sd_letter_t *mailbox;           /* newest first */
+
+    _Atomic uint64_t beat;          /* ms: when it last turned */
+    sd_refused_t refused[SD_REFUSED_KEPT];
+    uint32_t refused_next;
+    uint8_t scratch[SD_LOOP_SCRATCH + 1024];
+} sd_loop_t;
+
+/* NULL and an errno if there is no memory or no descriptor. */
+sd_loop_t *sd_loop_create(sd_server_t *server, uint32_t number);
+/* After its thread has ended. */
+void sd_loop_destroy(sd_loop_t **loop);
+/* Starts the thread. 0 or an errno. */
+int sd_loop_start(sd_loop_t *loop);
+
+/* Has `call(loop, what)` run in the loop's thread. From any thread. False: no
+ * memory. */
+bool sd_loop_post(sd_loop_t *loop, void (*call)(sd_loop_t *loop, void *what), void *what);
+
+/* Posted by the main thread: stop accepting, finish what completes by `what`
+ * (uint64_t *, ms), reset the rest, end the thread. */
+void sd_loop_drain(sd_loop_t *loop, void *what);
+
+#endif

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * retained.c: making and finding what outlives a configuration: the segment
+ * and the notice board.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <httpd.h>
+#include <http_config.h>
+#include <apr_general.h>
+#include <apr_strings.h>
+
+#include "log.h"
+#include "retained.h"
+#include "server.h"
+
+#define KEY "mod_sessiond"
+
+sd_retained_t *sd_retained_get(void)
+{
+    sd_retained_t *r = ap_retained_data_get(KEY);
+    int i;
+
+    if (!r) {
+        r = ap_retained_data_create(KEY, sizeof *r);
+        memset(r, 0, sizeof *r);
+        r->version = SD_RETAINED_VERSION;
+        r->bytes = sizeof *r;
+        sd_listener_set_setup(&r->listeners);
+        for (i = 0; i < SD_PROCESSES_MAX; i++)
+            r->child[i].control = -1;
+    }
+    return r->version == SD_RETAINED_VERSION && r->bytes == sizeof *r ? r : NULL;
+}
+
+sd_board_t *sd_board_get(void)
+{
+    sd_retained_t *r = ap_retained_data_get(KEY);
+
+    if (!r || r->version != SD_RETAINED_VERSION || r->bytes != sizeof *r || !r->board
+        || r->board->magic != SD_BOARD_MAGIC || r->board->bytes != sizeof *r->board)
+        return NULL;
+    return r->board;
+}
+
+void sd_board_text_copy(char *out, size_t size, const char *text)
+{
+    size_t i;
+
+    for (i = 0; i + 1 < size && i < SD_BOARD_TEXT && text[i]; i++)
+        out[i] = text[i] >= 32 && text[i] < 127 ? text[i] : '?';
+    out[i] = '\0';
+}
+
+static bool make_board(sd_retained_t *r, apr_pool_t *pool)
+{
+    apr_status_t rv = apr_shm_create(&r->board_memory, sizeof(sd_board_t) + 64, NULL, pool);
+    uintptr_t at;
+
+    if (rv != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, rv, ap_server_conf,
+                     "sessiond: no shared memory for the counters");
+        return false;
+    }
+    at = ((uintptr_t)apr_shm_baseaddr_get(r->board_memory) + 63) & ~(uintptr_t)63;
+    r->board = (sd_board_t *)at;
+    memset(r->board, 0, sizeof *r->board);
+    r->board->magic = SD_BOARD_MAGIC;
+    r->board->bytes = sizeof *r->board;
+    sd_board_text_set(r->board->last_check, "never");
+    sd_board_text_set(r->board->last_repair, "never");
+    return true;
+}
+
+bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_pool_t *pool)
+{
+    unsigned char seed[SD_SEED_BYTES];
+    const char *wrong;
+    apr_status_t rv;
+
+    if (r->segment)
+        return true;
+    if (!r->board && !make_board(r, pool))
+        return false;
+    /* Anonymous: nothing to find in the file system, and no name to clash. */
+    rv = apr_shm_create(&r->segment, config->memory, NULL, pool);
+    if (rv == APR_SUCCESS)
+        rv = apr_generate_random_bytes(seed, sizeof seed);
+    if (rv != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, rv, ap_server_conf,
+                     "sessiond: SessiondMemory %" APR_UINT64_T_FMT ": the system does not give so "
+                     "much shared memory; lower the directive", config->memory);
+        r->segment = NULL;
+        return false;
+    }
+    r->segment_base = apr_shm_baseaddr_get(r->segment);
+    r->segment_bytes = apr_shm_size_get(r->segment);
+    wrong = sd_segment_format(r->segment_base, r->segment_bytes, seed, sd_clock_ms());
+    if (wrong) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, ap_server_conf,
+                     "sessiond: SessiondMemory %" APR_UINT64_T_FMT ": %s", config->memory, wrong);
+        (void)apr_shm_destroy(r->segment);
+        r->segment = NULL;
+        return false;
+    }
+    atomic_store(&r->board->store_created, (int64_t)time(NULL));
+    atomic_store(&r->board->memory_size, r->segment_bytes);
+    return true;
+}
+
+/* APR's base address lies a few bytes into its first page. */
+static void pages_of(apr_shm_t *shm, void **from, size_t *bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), base = (uintptr_t)apr_shm_baseaddr_get(shm);
+    uintptr_t first = base & ~(page - 1), end = base + apr_shm_size_get(shm);
+
+    *from = (void *)first;
+    *bytes = ((end + page - 1) & ~(page - 1)) - first;
+}
+
+void sd_retained_protect_board(sd_retained_t *r)
+{
+    void *from;
+    size_t bytes;
+
+    if (!r->board_memory)
+        return;
+    pages_of(r->board_memory, &from, &bytes);
+    (void)mprotect(from, bytes, PROT_READ);
+}
+
+void sd_retained_share_segment(sd_retained_t *r, bool yes)
+{
+    void *from;
+    size_t bytes;
+
+    if (!r->segment)
+        return;
+    pages_of(r->segment, &from, &bytes);
+    if (madvise(from, bytes, yes ? MADV_DOFORK : MADV_DONTFORK) != 0
+        || (!yes && madvise(from, bytes, MADV_DONTDUMP) != 0))
+        sd_log(WARNING, errno, "could not %s the session memory %s other processes",
+               yes ? "share" : "hide", yes ? "with" : "from");
+}

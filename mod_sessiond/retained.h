@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * retained.h: what outlives a configuration. It stands in memory of httpd's
+ * process pool, while our code is unloaded and loaded again at each restart,
+ * perhaps in another version: so it holds plain data, no pointer into our code
+ * and none into pconf.
+ */
+#ifndef SD_RETAINED_H
+#define SD_RETAINED_H
+
+#include <apr_shm.h>
+#include <apr_thread_proc.h>
+
+#include "board.h"
+#include "listener.h"
+
+#define SD_RETAINED_VERSION 1u
+#define SD_PROCESSES_MAX 16
+
+/* One session process that has not been reaped yet. */
+typedef struct sd_child {
+    apr_proc_t proc;     /* pid 0 = this place is empty */
+    int control;         /* our end; its other end closes when the process dies */
+    bool retiring;       /* told to go */
+    bool ready;          /* it has served */
+    apr_time_t ready_at;
+    apr_time_t heard;    /* when it last said that all its threads turn */
+} sd_child_t;
+
+typedef struct sd_retained {
+    uint32_t version, bytes; /* of this struct */
+    bool started;            /* the first start is over: from now on nothing may fail */
+    apr_shm_t *segment;
+    apr_shm_t *board_memory;
+    void *segment_base;
+    uint64_t segment_bytes;
+    uint64_t memory_configured; /* SessiondMemory when last looked at, 0 = not yet */
+    sd_board_t *board;
+    sd_listener_set_t listeners;
+    sd_child_t child[SD_PROCESSES_MAX];
+    uint32_t failures;       /* deaths in a row of processes that served for less than a moment */
+} sd_retained_t;
+
+/* The one of this httpd; made when it is first asked for. NULL: another version
+ * of the module made it, and it cannot be read. */
+sd_retained_t *sd_retained_get(void);
+
+/* Makes the segment and the board if there are none. False: no memory; logged. */
+bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_pool_t *pool);
+
+/* Whether a fork inherits the segment. Only that of a session process does. */
+void sd_retained_share_segment(sd_retained_t *r, bool yes);
+
+/* Web children may read the notice board only; a guard against accidents, not
+ * against an enemy. */
+void sd_retained_protect_board(sd_retained_t *r);
+
+#endif

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * server.c: the session process. What is hard is its beginning and its end:
+ * it may not touch the store before every earlier process has let go of it,
+ * must not end by a code that httpd takes for a reason to stop, and must not
+ * outlive its parent.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <ap_listen.h>
+#include <mpm_common.h>
+#include <apr_strings.h>
+#include <http_config.h>
+
+#include "keeper.h"
+#include "log.h"
+#include "loop.h"
+#include "server.h"
+
+#ifndef SD_VERSION
+#error "SD_VERSION is the package's version"
+#endif
+#define GREETING "mod_sessiond/" SD_VERSION " fence"
+
+#define TICK_MS 100
+#define DRAIN_MS 1000
+#define STOP_MS 5000          /* for threads to end after the drain */
+#define EARLIER_MS 3000       /* an earlier process that does not go is killed */
+#define DESCRIPTORS_BESIDE 128 /* beside the clients' own */
+
+static uint64_t clock_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+uint64_t sd_clock_us(void)
+{
+    return clock_us();
+}
+
+uint64_t sd_clock_ms(void)
+{
+    return clock_us() / 1000;
+}
+
+static void tell_parent(const sd_start_t *start, sd_news_kind_t kind, uint64_t stalled_ms)
+{
+    sd_news_t news = { (uint32_t)kind, (uint32_t)stalled_ms };
+
+    (void)send(start->control, &news, sizeof news, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Never exit(): its handlers belong to the parent and to other modules. */
+static void leave(const sd_start_t *start, int code) __attribute__((noreturn));
+static void leave(const sd_start_t *start, int code)
+{
+    if (code != SD_EXIT_OK)
+        tell_parent(start, SD_NEWS_FAILED, 0);
+    _exit(code);
+}
+
+/* ---- becoming the session process ---- */
+
+/* The first start and a restart inherit different dispositions. All that we
+ * act on is read from a descriptor by the main thread. */
+static int take_signals(void)
+{
+    static const int ignored[] = { SIGHUP, SIGUSR1, SIGWINCH, SIGINT, SIGPIPE };
+    static const int normal[] = { SIGCHLD, SIGTERM, SIGUSR2, SIGALRM, SIGQUIT, SIGABRT,
+                                  SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGXCPU, SIGXFSZ };
+    struct sigaction sa;
+    sigset_t set;
+    size_t i;
+
+    memset(&sa, 0, sizeof sa);
+    sa.sa_handler = SIG_IGN;
+    for (i = 0; i < sizeof ignored / sizeof *ignored; i++)
+        sigaction(ignored[i], &sa, NULL);
+    sa.sa_handler = SIG_DFL;
+    for (i = 0; i < sizeof normal / sizeof *normal; i++)
+        sigaction(normal[i], &sa, NULL);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGUSR2);
+    pthread_sigmask(SIG_SETMASK, &set, NULL);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void raise_descriptor_limit(const sd_config_t *config)
+{
+    struct rlimit limit;
+    rlim_t want = (rlim_t)config->max_connections + DESCRIPTORS_BESIDE;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= want)
+        return;
+    limit.rlim_cur = want;
+    if (limit.rlim_max < want)
+        limit.rlim_max = want; /* root may */
+    if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
+        return;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+        if (limit.rlim_max < want)
+            sd_log(WARNING, 0, "only %lu descriptors may be open, too few for "
+                   "SessiondMaxConnections %u: raise the limit (ulimit -n, LimitNOFILE) or lower "
+                   "the directive", (unsigned long)limit.rlim_max, config->max_connections);
+    }
+}
+
+/* The kernel counts the sessions' memory as ours when it looks for a victim;
+ * losing it costs every user of the farm his session. Only root may lower it. */
+static void ask_oom_killer_for_mercy(void)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    if (write(fd, "-500", 4) < 0 && errno != EACCES)
+        sd_log(DEBUG, errno, "could not set oom_score_adj");
+    close(fd);
+}
+
+static void settle(const sd_start_t *start)
+{
+    apr_pool_t *pool;
+
+    raise_descriptor_limit(start->config);
+    ask_oom_killer_for_mercy();
+    ap_close_listeners(); /* the web's own sockets are none of our business */
+    apr_pool_create(&pool, NULL);
+    if (ap_run_drop_privileges(pool, ap_server_conf) != OK) {
+        sd_log(CRIT, 0, "could not become the run-time user");
+        leave(start, SD_EXIT_FAILED);
+    }
+    /* after the change of user, which clears it */
+    (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
+    (void)prctl(PR_SET_NAME, "sessiond");
+    if (getppid() != start->parent)
+        leave(start, SD_EXIT_ORPHANED);
+}
+
+/* True: a SIGTERM is there. Others are handled by the caller's bits. */
+static bool read_signals(int fd, bool *check)
+{
+    struct signalfd_siginfo info;
+    bool term = false;
+
+    while (read(fd, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (info.ssi_signo == SIGTERM)
+            term = true;
+        else if (info.ssi_signo == SIGUSR2 && check)
+            *check = true;
+    }
+    return term;
+}
+
+/* A crash loop is slowed down; a SIGTERM ends the wait. */
+static void wait_before_start(const sd_start_t *start, int signals)
+{
+    struct pollfd p = { .fd = signals, .events = POLLIN };
+
+    if (start->delay_ms > 0 && poll(&p, 1, start->delay_ms) > 0 && read_signals(signals, NULL))
+        leave(start, SD_EXIT_OK);
+}
+
+/* Returns when no earlier process has the store any more: its end of the
+ * control socket is closed by the kernel, however it dies. True: a SIGTERM
+ * came meanwhile; then too the wait is finished first, since whoever comes
+ * after us waits for us only. */
+static bool wait_for_earlier(const sd_start_t *start, int signals)
+{
+    uint64_t kill_at = sd_clock_ms() + EARLIER_MS;
+    bool term = false, killed = false;
+    int i;
+
+    for (i = 0; i < start->earlier_count; i++) {
+        struct pollfd p = { .fd = start->earlier[i], .events = 0 };
+
+        while (poll(&p, 1, 20) == 0 || !(p.revents & (POLLHUP | POLLERR))) {
+            term = read_signals(signals, NULL) || term;
+            if (!killed && sd_clock_ms() >= kill_at) {
+                sd_log(ERR, 0, "the earlier session process %" APR_PID_T_FMT " did not end within "
+                       "%d ms: killing it", start->earlier_pid[i], EARLIER_MS);
+                (void)kill(start->earlier_pid[i], SIGKILL);
+                killed = true;
+            }
+        }
+        killed = false;
+        close(start->earlier[i]);
+    }
+    return term;
+}
+
+/* ---- serving ---- */
+
+static void start_loops(const sd_start_t *start, sd_server_t *server)
+{
+    uint32_t i;
+    int err;
+
+    for (i = 0; i < server->loops; i++) {
+        server->loop[i] = sd_loop_create(server, i);
+        if (!server->loop[i]) {
+            sd_log(CRIT, errno, "could not create event loop %u of %u", i + 1, server->loops);
+            leave(start, SD_EXIT_FAILED);
+        }
+    }
+    for (i = 0; i < server->loops; i++) {
+        err = sd_loop_start(server->loop[i]);
+        if (err != 0) {
+            sd_log(CRIT, err, "could not start thread %u of %u; a lower SessiondThreads may do",
+                   i + 1, server->loops);
+            leave(start, SD_EXIT_FAILED);
+        }
+    }
+}
+
+/* A slow client must not keep the process: what is not finished when the time
+ * is over is reset by its loop. True: all threads have ended. */
+static bool stop_loops(sd_server_t *server)
+{
+    uint64_t until = sd_clock_ms() + DRAIN_MS;
+    struct timespec t;
+    uint32_t i;
+    bool all = true;
+
+    for (i = 0; i < server->loops; i++)
+        if (!sd_loop_post(server->loop[i], sd_loop_drain, &until))
+            return false;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_sec += (DRAIN_MS + STOP_MS) / 1000;
+    for (i = 0; i < server->loops; i++) {
+        if (pthread_timedjoin_np(server->loop[i]->thread, NULL, &t) != 0)
+            all = false;
+        else
+            sd_loop_destroy(&server->loop[i]);
+    }
+    return all;
+}
+
+static uint64_t slowest_loop(const sd_server_t *server, uint64_t now)
+{
+    uint64_t worst = 0;
+    uint32_t i;
+
+    for (i = 0; i < server->loops; i++) {
+        uint64_t beat = atomic_load_explicit(&server->loop[i]->beat, memory_order_relaxed);
+
+        if (now > beat && now - beat > worst)
+            worst = now - beat;
+    }
+    return worst;
+}
+
+static void serve(const sd_start_t *start, sd_server_t *server, int signals)
+{
+    sd_keeper_t keeper;
+    uint64_t next_beat = 0;
+    bool term = false;
+
+    sd_keeper_setup(&keeper, server);
+    while (!term) {
+        struct pollfd p = { .fd = signals, .events = POLLIN };
+        bool check = false;
+        uint64_t now;
+
+        (void)poll(&p, 1, sd_keeper_is_busy(&keeper) ? 1 : TICK_MS);
+        term = read_signals(signals, &check);
+        now = sd_clock_ms();
+        if (check)
+            sd_keeper_check(&keeper);
+        sd_keeper_tick(&keeper, now);
+        if (now >= next_beat) {
+            tell_parent(start, SD_NEWS_BEAT, slowest_loop(server, now));
+            next_beat = now + 1000;
+            if (getppid() != start->parent)
+                term = true;
+        }
+    }
+}
+
+static void set_board(const sd_start_t *start, const sd_server_t *server)
+{
+    sd_board_t *b = start->board;
+    sd_usage_t usage;
+
+    sd_store_usage(server->store, &usage);
+    atomic_store(&b->pid, (int64_t)getpid());
+    atomic_store(&b->started, (int64_t)time(NULL));
+    atomic_store(&b->threads, server->loops);
+    atomic_store(&b->max_connections, start->config->max_connections);
+    atomic_store(&b->max_size, server->limits.max_size);
+    atomic_store(&b->memory_size, usage.size);
+    atomic_store(&b->blocks, usage.blocks);
+    atomic_store(&b->block_bytes, (uint32_t)usage.block_bytes);
+}
+
+static void attach(const sd_start_t *start, sd_server_t *server)
+{
+    sd_store_options_t options = { .lanes = server->loops + 1,
+                                   .evict_when_full = start->config->evict,
+                                   .counters = start->board->slot };
+    const char *reason;
+    uint32_t i;
+
+    for (i = options.lanes; i < SD_LANES_MAX; i++) {
+        atomic_store(&start->board->slot[i].sessions, 0);
+        atomic_store(&start->board->slot[i].blocks_used, 0);
+    }
+    for (i = 0; i < SD_LANES_MAX; i++) {
+        atomic_store(&start->board->slot[i].connections_open, 0);
+        atomic_store(&start->board->slot[i].busy_us, 0);
+    }
+    if (sd_store_attach(&server->store, start->segment, start->segment_bytes, &options, &reason)
+        != SD_OK) {
+        sd_log(CRIT, 0, "cannot use the session memory: %s", reason);
+        leave(start, SD_EXIT_FAILED);
+    }
+}
+
+void sd_server_run(const sd_start_t *start)
+{
+    static sd_server_t server; /* in .bss: this process has one */
+    int signals = take_signals();
+
+    atomic_store(&start->board->state, SD_STATE_STARTING);
+    settle(start);
+    wait_before_start(start, signals);
+    if (wait_for_earlier(start, signals))
+        leave(start, SD_EXIT_OK);
+
+    server.config = start->config;
+    server.board = start->board;
+    server.listeners = start->listeners;
+    server.loops = sd_config_threads(start->config);
+    server.limits.max_size = sd_config_max_size(start->config);
+    if (server.limits.max_size > start->segment_bytes / 8 * 7)
+        server.limits.max_size = start->segment_bytes / 8 * 7;
+    server.limits.expiration_ms = (uint64_t)start->config->expiration * 1000;
+    server.limits.greeting = GREETING;
+    attach(start, &server);
+    set_board(start, &server);
+    start_loops(start, &server);
+    atomic_store(&start->board->state, SD_STATE_RUNNING);
+    tell_parent(start, SD_NEWS_READY, 0);
+    sd_log(INFO, 0, "process %" APR_PID_T_FMT " serves sessions with %u threads", getpid(),
+           server.loops);
+
+    serve(start, &server, signals);
+
+    atomic_store(&start->board->state, SD_STATE_DRAINING);
+    if (stop_loops(&server))
+        sd_store_detach(&server.store);
+    else
+        sd_log(WARNING, 0, "not all threads ended in time; the next process repairs the store");
+    leave(start, SD_EXIT_OK);
+}

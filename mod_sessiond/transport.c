@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * transport.c: plain TCP and Unix sockets.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "transport.h"
+
+static ssize_t plain_receive(int fd, struct iovec *iov, int n)
+{
+    ssize_t got;
+
+    do
+        got = n == 1 ? recv(fd, iov->iov_base, iov->iov_len, 0) : readv(fd, iov, n);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : got;
+}
+
+static ssize_t plain_send(int fd, struct iovec *iov, int n, bool last)
+{
+    struct msghdr msg;
+    int flags = MSG_NOSIGNAL | (last ? MSG_MORE : 0);
+    ssize_t sent;
+
+    do {
+        if (n == 1)
+            sent = send(fd, iov->iov_base, iov->iov_len, flags);
+        else {
+            memset(&msg, 0, sizeof msg);
+            msg.msg_iov = iov;
+            msg.msg_iovlen = (size_t)n;
+            sent = sendmsg(fd, &msg, flags);
+        }
+    } while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : sent;
+}
+
+static void tcp_end_is_reset(int fd, bool yes)
+{
+    struct linger linger = { .l_onoff = yes, .l_linger = 0 };
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+}
+
+static void no_reset(int fd, bool yes)
+{
+    (void)fd;
+    (void)yes;
+}
+
+static void plain_half_close(int fd)
+{
+    (void)shutdown(fd, SHUT_WR);
+}
+
+static void plain_close(int fd)
+{
+    (void)close(fd);
+}
+
+const sd_transport_t sd_transport_tcp
+    = { "tcp", plain_receive, plain_send, tcp_end_is_reset, plain_half_close, plain_close };
+const sd_transport_t sd_transport_unix
+    = { "unix", plain_receive, plain_send, no_reset, plain_half_close, plain_close };

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * transport.h: what a connection needs of its socket, so that TLS can stand
+ * here one day. Calls return bytes, 0 at the end of input, or minus an errno
+ * (-EAGAIN: not now). None blocks.
+ */
+#ifndef SD_TRANSPORT_H
+#define SD_TRANSPORT_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+typedef struct sd_transport {
+    const char *name;
+    ssize_t (*receive)(int fd, struct iovec *iov, int n);
+    /* `last`: nothing follows but the close, so hold it back and let them leave
+     * together */
+    ssize_t (*send)(int fd, struct iovec *iov, int n, bool last);
+    /* Makes the end of the descriptor, however it comes, a reset; or not. */
+    void (*end_is_reset)(int fd, bool yes);
+    void (*half_close)(int fd);
+    void (*close)(int fd);
+} sd_transport_t;
+
+extern const sd_transport_t sd_transport_tcp;
+/* The same without resets, which Unix sockets do not have. */
+extern const sd_transport_t sd_transport_unix;
+
+#endif

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * wire.c: the loop of a conversation: a head, the bytes of a value, execution,
+ * the next head. What is hard: the input may end anywhere, a refused frame's
+ * bytes must be passed over before its error is sent, and a client may send
+ * many requests in one piece.
+ */
+#include <string.h>
+
+#include "wire.h"
+
+enum {
+    AT_HEAD,  /* between frames, or in the middle of a head */
+    IN_VALUE, /* `left` bytes of value to come, then execute */
+    PASSING   /* `left` bytes to pass over, then refuse */
+};
+
+void sd_wire_setup(sd_wire_t *wire)
+{
+    memset(wire, 0, sizeof *wire);
+}
+
+void sd_wire_teardown(sd_wire_t *wire, sd_lane_t *lane)
+{
+    sd_chain_discard(lane, &wire->chain);
+    wire->state = AT_HEAD;
+    wire->left = 0;
+}
+
+bool sd_wire_is_idle(const sd_wire_t *wire)
+{
+    return wire->state == AT_HEAD;
+}
+
+uint64_t sd_wire_wanted(const sd_wire_t *wire)
+{
+    return wire->left;
+}
+
+uint64_t sd_wire_size(const sd_wire_t *wire)
+{
+    return wire->left + wire->chain.data_len;
+}
+
+/* NULL: no protocol of ours begins like this. L, T, U and R are extended frames
+ * that this version does not have: they get an error, not a silent close. */
+static const sd_protocol_t *protocol_of(const sd_wire_t *wire, uint8_t first)
+{
+    if (first == 'S' || first == 'F' || first == 'D')
+        return &sd_sharedance;
+    return wire->bound || memchr("PGWLTUR", first, 7) ? &sd_extended : NULL;
+}
+
+static sd_after_t run(sd_wire_t *wire, const sd_exec_t *exec, sd_request_t *request,
+                      sd_reply_t *reply)
+{
+    sd_after_t after = request->fault == SD_FAULT_NONE
+                           ? wire->protocol->execute(wire, exec, request, reply)
+                           : wire->protocol->refuse(wire, exec, request, reply);
+
+    if (after != SD_AFTER_PENDING)
+        sd_wire_teardown(wire, exec->lane);
+    return after;
+}
+
+/* The value, or what was passed over, is complete. */
+static sd_after_t finish(sd_wire_t *wire, const sd_exec_t *exec, bool trailing, sd_reply_t *reply)
+{
+    sd_request_t request;
+
+    memset(&request, 0, sizeof request);
+    request.op = wire->op;
+    request.ttl = wire->ttl;
+    request.version = wire->version;
+    request.fault = (sd_fault_t)wire->fault;
+    request.known = true;
+    request.trailing = trailing;
+    return run(wire, exec, &request, reply);
+}
+
+/* A head has been read. Requests without a value are executed at once. */
+static sd_after_t begin(sd_wire_t *wire, const sd_exec_t *exec, sd_request_t *request,
+                        sd_reply_t *reply)
+{
+    wire->op = request->op;
+    wire->fault = (uint8_t)request->fault;
+    wire->ttl = request->ttl;
+    wire->version = request->version;
+    if (request->fault != SD_FAULT_NONE) {
+        if (!request->known)
+            return run(wire, exec, request, reply);
+        wire->left = request->skip;
+        wire->state = PASSING;
+        return SD_AFTER_KEEP;
+    }
+    if (request->op != 'S' && request->op != 'W')
+        return run(wire, exec, request, reply);
+    wire->left = request->data_len;
+    wire->state = IN_VALUE;
+    if (sd_chain_open(exec->lane, &wire->chain, request->key, request->key_len, exec->now)
+        != SD_OK) {
+        wire->fault = SD_FAULT_FULL;
+        wire->state = PASSING;
+    }
+    return SD_AFTER_KEEP;
+}
+
+/* A value for which there is no memory: sharedance resets at once, an extended
+ * frame is passed over, so that the connection can stay. */
+static sd_after_t out_of_memory(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply)
+{
+    sd_chain_discard(exec->lane, &wire->chain);
+    wire->fault = SD_FAULT_FULL;
+    wire->state = PASSING;
+    if (wire->protocol == &sd_sharedance)
+        return finish(wire, exec, false, reply);
+    return SD_AFTER_KEEP;
+}
+
+static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *in, size_t len,
+                            size_t *used, sd_reply_t *reply, bool *wait)
+{
+    sd_request_t request;
+
+    wire->protocol = protocol_of(wire, in[0]);
+    if (!wire->protocol) {
+        sd_count(exec->counters, bad_requests);
+        *used = len;
+        return SD_AFTER_DRAIN;
+    }
+    switch (wire->protocol->parse(in, len, exec->limits, &request)) {
+    case SD_PARSE_MORE:
+        *wait = true;
+        return SD_AFTER_KEEP;
+    case SD_PARSE_DONE:
+        wire->persistent |= wire->protocol == &sd_extended;
+        break;
+    case SD_PARSE_BAD:
+        if (!request.known)
+            request.head_len = 0;
+        break;
+    }
+    wire->bound = 1;
+    *used = request.head_len;
+    request.trailing = len > request.head_len;
+    return begin(wire, exec, &request, reply);
+}
+
+sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *in, size_t len,
+                        size_t *used, sd_reply_t *reply)
+{
+    sd_after_t after = SD_AFTER_KEEP;
+    bool wait = false;
+
+    *used = 0;
+    while (after == SD_AFTER_KEEP && !wait && !sd_reply_is_full(reply)) {
+        size_t here = len - *used, taken = 0;
+
+        if (wire->state == AT_HEAD) {
+            if (here == 0)
+                break;
+            after = feed_head(wire, exec, in + *used, here, &taken, reply, &wait);
+            *used += taken;
+            continue;
+        }
+        taken = here < wire->left ? here : (size_t)wire->left;
+        if (wire->state == IN_VALUE && taken > 0
+            && sd_chain_append(exec->lane, &wire->chain, in + *used, (uint32_t)taken, exec->now)
+                   != SD_OK) {
+            after = out_of_memory(wire, exec, reply);
+            continue;
+        }
+        *used += taken;
+        wire->left -= taken;
+        if (wire->left > 0) {
+            if (wire->fault == SD_FAULT_FULL && wire->protocol == &sd_sharedance)
+                after = finish(wire, exec, false, reply);
+            break;
+        }
+        after = finish(wire, exec, *used < len, reply);
+    }
+    return after;
+}
+
+int sd_wire_room(sd_wire_t *wire, const sd_exec_t *exec, uint32_t limit, struct iovec *iov, int max,
+                 size_t *bytes)
+{
+    uint32_t want = wire->left < limit ? (uint32_t)wire->left : limit;
+    int n, i;
+
+    *bytes = 0;
+    if (wire->state != IN_VALUE || want == 0
+        || sd_chain_reserve(exec->lane, &wire->chain, want, exec->now) != SD_OK)
+        return 0;
+    n = sd_chain_room(exec->lane, &wire->chain, want, iov, max);
+    for (i = 0; i < n; i++)
+        *bytes += iov[i].iov_len;
+    return n;
+}
+
+void sd_wire_received(sd_wire_t *wire, const sd_exec_t *exec, size_t n)
+{
+    sd_chain_advance(exec->lane, &wire->chain, (uint32_t)n);
+    wire->left -= n;
+}

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * chain.c: values on their way in and on their way out, as vectors over their
+ * blocks. Memory is taken as bytes arrive, never by the length that a client
+ * declared, and bytes are received into the place where they stay.
+ */
+#include "internal.h"
+
+/* Links one more block to the end of the chain. */
+static sd_status_t extend(sd_lane_t *lane, sd_chain_t *c, uint64_t now)
+{
+    sd_store_t *s = lane->store;
+    uint32_t block;
+
+    while ((block = sd_blocks_take(lane, c->privileged)) == 0) {
+        /* Only now is it worth a look whether this replaces a live value. */
+        if (!c->privileged && c->head != 0) {
+            uint32_t bucket = sd_bucket_of(s, c->hash), shard = sd_shard_of(s, bucket), old;
+            uint32_t *link;
+
+            sd_shard_lock(s, shard);
+            old = sd_index_find_same(s, c->hash, c->head, &link);
+            c->privileged = old != 0 && sd_item(s, old)->expiry > now;
+            sd_shard_unlock(s, shard);
+            if (c->privileged)
+                continue;
+        }
+        if (!sd_expiry_reclaim(lane, now))
+            return SD_FULL;
+    }
+    if (c->last != 0)
+        sd_link_set(s, c->last, block | s->tag);
+    c->last = block;
+    c->blocks++;
+    c->space += SD_BLOCK_BYTES;
+    atomic_fetch_add_explicit(&s->incoming, 1, memory_order_relaxed);
+    return SD_OK;
+}
+
+/* Moves the write position on by `n` bytes that were reserved. It stays at the
+ * end of a full block until a byte goes into the next: so a chain never ends
+ * in an empty block that counts as written. */
+static void step(const sd_store_t *s, sd_chain_t *c, uint32_t n)
+{
+    c->space -= n;
+    while (n > SD_BLOCK_BYTES - c->write_at) {
+        n -= SD_BLOCK_BYTES - c->write_at;
+        c->write = sd_link_next(s, c->write);
+        c->write_at = 0;
+    }
+    c->write_at += n;
+}
+
+static void copy_in(const sd_store_t *s, sd_chain_t *c, const unsigned char *bytes, uint32_t n)
+{
+    while (n > 0) {
+        uint32_t here;
+
+        if (c->write_at == SD_BLOCK_BYTES) {
+            c->write = sd_link_next(s, c->write);
+            c->write_at = 0;
+        }
+        here = SD_BLOCK_BYTES - c->write_at < n ? SD_BLOCK_BYTES - c->write_at : n;
+        memcpy(sd_block(s, c->write) + c->write_at, bytes, here);
+        step(s, c, here);
+        bytes += here;
+        n -= here;
+    }
+}
+
+sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len,
+                          uint64_t now)
+{
+    sd_store_t *s = lane->store;
+    sd_item_t *item;
+    uint32_t *link, shard, old;
+    sd_status_t status;
+
+    memset(c, 0, sizeof *c);
+    c->hash = sd_hash(s, key, key_len);
+    status = extend(lane, c, now);
+    if (status == SD_FULL) {
+        shard = sd_shard_of(s, sd_bucket_of(s, c->hash));
+        sd_shard_lock(s, shard);
+        old = sd_index_find(s, c->hash, key, key_len, &link);
+        c->privileged = old != 0 && sd_item(s, old)->expiry > now;
+        sd_shard_unlock(s, shard);
+        if (c->privileged)
+            status = extend(lane, c, now);
+    }
+    if (status != SD_OK)
+        return status;
+    c->head = c->write = c->last;
+    item = sd_item(s, c->head);
+    memset(item, 0, sizeof *item);
+    item->hash = (uint32_t)c->hash;
+    item->key_len = (uint8_t)key_len;
+    item->magic = SD_ITEM_MAGIC;
+    c->key_len = (uint8_t)key_len;
+    step(s, c, sizeof *item);
+    while (c->space < key_len) {
+        status = extend(lane, c, now);
+        if (status != SD_OK) {
+            sd_chain_discard(lane, c);
+            return status;
+        }
+    }
+    copy_in(s, c, key, (uint32_t)key_len);
+    return SD_OK;
+}
+
+sd_status_t sd_chain_reserve(sd_lane_t *lane, sd_chain_t *c, uint32_t want, uint64_t now)
+{
+    while (c->space < want) {
+        sd_status_t status = extend(lane, c, now);
+
+        if (status != SD_OK)
+            return status;
+    }
+    return SD_OK;
+}
+
+/* Vectors over a chain from (block, at) on, `bytes` in all. Returns how many;
+ * *covered says how many bytes they hold. */
+static int vectors(const sd_store_t *s, uint32_t block, uint32_t at, uint32_t bytes,
+                   struct iovec *iov, int max, size_t *covered)
+{
+    int n = 0;
+
+    *covered = 0;
+    while (bytes > 0 && block != 0) {
+        unsigned char *from = sd_block(s, block) + at;
+        uint32_t here = SD_BLOCK_BYTES - at < bytes ? SD_BLOCK_BYTES - at : bytes;
+
+        if (here > 0) {
+            if (n > 0 && (unsigned char *)iov[n - 1].iov_base + iov[n - 1].iov_len == from)
+                iov[n - 1].iov_len += here;
+            else if (n == max)
+                break;
+            else {
+                iov[n].iov_base = from;
+                iov[n].iov_len = here;
+                n++;
+            }
+            *covered += here;
+            bytes -= here;
+        }
+        block = sd_link_next(s, block);
+        at = 0;
+    }
+    return n;
+}
+
+int sd_chain_room(sd_lane_t *lane, const sd_chain_t *c, uint32_t limit, struct iovec *iov, int max)
+{
+    size_t covered;
+
+    return vectors(lane->store, c->write, c->write_at, limit < c->space ? limit : c->space, iov,
+                   max, &covered);
+}
+
+void sd_chain_advance(sd_lane_t *lane, sd_chain_t *c, uint32_t n)
+{
+    step(lane->store, c, n);
+    c->data_len += n;
+}
+
+sd_status_t sd_chain_append(sd_lane_t *lane, sd_chain_t *c, const void *bytes, uint32_t n,
+                            uint64_t now)
+{
+    sd_status_t status = sd_chain_reserve(lane, c, n, now);
+
+    if (status != SD_OK)
+        return status;
+    copy_in(lane->store, c, bytes, n);
+    c->data_len += n;
+    return SD_OK;
+}
+
+void sd_chain_discard(sd_lane_t *lane, sd_chain_t *c)
+{
+    if (c->blocks > 0) {
+        atomic_fetch_sub_explicit(&lane->store->incoming, c->blocks, memory_order_relaxed);
+        sd_blocks_free(lane, c->head);
+    }
+    memset(c, 0, sizeof *c);
+}
+
+int sd_ref_iov(sd_lane_t *lane, const sd_ref_t *ref, struct iovec *iov, int max, size_t *bytes)
+{
+    return vectors(lane->store, ref->block, ref->block_at, ref->left, iov, max, bytes);
+}
+
+void sd_ref_advance(sd_lane_t *lane, sd_ref_t *ref, size_t n)
+{
+    ref->left -= (uint32_t)n;
+    while (n > 0 && n >= SD_BLOCK_BYTES - ref->block_at) {
+        n -= SD_BLOCK_BYTES - ref->block_at;
+        ref->block = sd_link_next(lane->store, ref->block);
+        ref->block_at = 0;
+    }
+    ref->block_at += (uint32_t)n;
+}
+
+void sd_ref_release(sd_lane_t *lane, sd_ref_t *ref)
+{
+    sd_store_t *s = lane->store;
+
+    if (ref->head == 0)
+        return;
+    if (atomic_fetch_sub(&s->pins[ref->head], 1) == (SD_PIN_DETACHED | 1)) {
+        atomic_store(&s->pins[ref->head], 0);
+        atomic_fetch_sub(&s->detached, sd_blocks_free(lane, ref->head));
+    }
+    memset(ref, 0, sizeof *ref);
+}

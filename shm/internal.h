@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h: what the files of shm/ share and nobody else sees: the handle of
+ * one process on the segment, and the calls between the topics.
+ *
+ * Lock order: shard lock, then pool lock. Never two shard locks at once,
+ * except in sd_store_check, which takes none and wants the store to itself.
+ * Locks and reader counts are in this process's heap: a death forgets them.
+ */
+#ifndef SD_INTERNAL_H
+#define SD_INTERNAL_H
+
+#include <pthread.h>
+#include <string.h>
+
+#include "layout.h"
+
+/* Readers of the chain that begins at a block; the top bit says that the chain
+ * is no longer reachable and goes when the last reader does. */
+typedef _Atomic uint16_t sd_pins_t;
+#define SD_PIN_DETACHED UINT16_C(0x8000)
+#define SD_PIN_MAX UINT16_C(0x7ffe)
+
+/* Plain mutexes, each in a cache line of its own: there may be a quarter of a
+ * million, so they are embedded rather than allocated one by one. */
+typedef struct sd_shard_lock {
+    _Alignas(64) pthread_mutex_t mutex;
+} sd_shard_lock_t;
+
+struct sd_lane {
+    sd_store_t *store;
+    sd_lane_list_t *list; /* in the segment */
+    sd_counters_t *counters;
+    uint32_t number;
+    uint32_t sweep_shard; /* where this lane's sweep goes on */
+};
+
+enum { SD_REPAIR_NONE = 0, SD_REPAIR_FREE, SD_REPAIR_INDEX, SD_REPAIR_ORPHANS };
+
+typedef struct sd_repair {
+    int phase;        /* SD_REPAIR_... */
+    bool alone;       /* nobody uses the store meanwhile: attach makes the whole repair */
+    uint32_t cursor;  /* next block or shard */
+    uint32_t end;     /* blocks below it may belong to the dead process */
+    _Atomic uint8_t *seen; /* [end]: 1 from when an item or a reader is known to hold it until
+                            * it is freed; itself freed with no lock held by others */
+} sd_repair_t; /* phase, and cursor while it is FREE, change under the pool lock */
+
+struct sd_store {
+    sd_header_t *header;
+    sd_shard_t *shards;
+    _Atomic uint32_t *buckets;
+    _Atomic uint32_t *links;
+    unsigned char *blocks;
+    uint32_t block_count;
+    uint32_t bucket_mask;
+    uint32_t shard_shift; /* bucket >> shard_shift = shard */
+    uint32_t shard_count;
+    uint32_t tag;         /* epoch << SD_LINK_TAG_SHIFT */
+    uint32_t reserve;     /* pool level below which only replacements are served */
+    uint32_t batch;       /* blocks moved between a lane and the pool at once */
+    uint32_t lane_count;
+    bool evict_when_full;
+
+    pthread_mutex_t pool_lock;
+    sd_shard_lock_t *locks;
+    sd_pins_t *pins;
+    _Atomic uint32_t incoming; /* blocks in chains not published */
+    _Atomic uint32_t detached; /* blocks kept only by readers */
+    _Atomic uint32_t reclaim_shard; /* where the search for expired memory goes on */
+
+    _Atomic int repairing;     /* 1 while repair.phase != NONE */
+    sd_repair_t repair;
+
+    sd_lane_t lanes[SD_LANES_MAX];
+};
+
+/* ---- helpers over the map ---- */
+
+static inline uint32_t sd_link_next(const sd_store_t *s, uint32_t block)
+{
+    return atomic_load_explicit(&s->links[block], memory_order_relaxed) & SD_LINK_NEXT;
+}
+
+static inline void sd_link_set(sd_store_t *s, uint32_t block, uint32_t word)
+{
+    atomic_store_explicit(&s->links[block], word, memory_order_relaxed);
+}
+
+static inline bool sd_link_is_free(uint32_t word)
+{
+    return (word >> SD_LINK_TAG_SHIFT) == 0;
+}
+
+static inline unsigned char *sd_block(const sd_store_t *s, uint32_t block)
+{
+    return s->blocks + (uint64_t)SD_BLOCK_BYTES * (block - 1);
+}
+
+static inline sd_item_t *sd_item(const sd_store_t *s, uint32_t block)
+{
+    return (sd_item_t *)(void *)sd_block(s, block);
+}
+
+/* Blocks that an item of these lengths takes. */
+static inline uint32_t sd_item_blocks(uint32_t key_len, uint32_t data_len)
+{
+    uint64_t bytes = sizeof(sd_item_t) + (uint64_t)key_len + data_len;
+    return (uint32_t)((bytes + SD_BLOCK_BYTES - 1) / SD_BLOCK_BYTES);
+}
+
+static inline uint32_t sd_bucket_of(const sd_store_t *s, uint64_t hash)
+{
+    return (uint32_t)(hash >> 32) & s->bucket_mask;
+}
+
+static inline uint32_t sd_shard_of(const sd_store_t *s, uint32_t bucket)
+{
+    return bucket >> s->shard_shift;
+}
+
+static inline void sd_shard_lock(sd_store_t *s, uint32_t shard)
+{
+    pthread_mutex_lock(&s->locks[shard].mutex);
+}
+
+static inline void sd_shard_unlock(sd_store_t *s, uint32_t shard)
+{
+    pthread_mutex_unlock(&s->locks[shard].mutex);
+}
+
+/* Items in a shard: written under its lock, read by anyone. */
+static inline uint32_t sd_shard_items(const sd_store_t *s, uint32_t shard)
+{
+    return atomic_load_explicit(&s->shards[shard].items, memory_order_relaxed);
+}
+
+static inline void sd_shard_set_items(sd_store_t *s, uint32_t shard, uint32_t items)
+{
+    atomic_store_explicit(&s->shards[shard].items, items, memory_order_relaxed);
+}
+
+/* ---- segment.c ---- */
+const char *sd_segment_map(sd_store_t *s, void *raw, uint64_t size);
+
+/* ---- hash.c ---- */
+uint64_t sd_hash(const sd_store_t *s, const void *key, size_t key_len);
+
+/* ---- blocks.c ---- */
+/* Takes one block, linked to nothing. 0 = none to be had without reclaiming. */
+uint32_t sd_blocks_take(sd_lane_t *lane, bool privileged);
+/* Frees the chain that begins at `head`. Returns how many blocks it had. */
+uint32_t sd_blocks_free(sd_lane_t *lane, uint32_t head);
+/* Gives a lane's free blocks to the pool. */
+void sd_blocks_flush(sd_lane_t *lane);
+uint32_t sd_blocks_free_count(sd_store_t *s);
+
+/* ---- index.c: the caller holds the lock of the bucket's shard ---- */
+/* The item with this key, 0 = none. *link is what points to it, or the bucket. */
+uint32_t sd_index_find(sd_store_t *s, uint64_t hash, const void *key, size_t key_len,
+                       uint32_t **link);
+uint32_t sd_index_find_same(sd_store_t *s, uint64_t hash, uint32_t item_block, uint32_t **link);
+void sd_index_insert(sd_store_t *s, uint32_t bucket, uint32_t block);
+void sd_index_replace(sd_store_t *s, uint32_t *link, uint32_t old_block, uint32_t new_block);
+void sd_index_remove(sd_store_t *s, uint32_t bucket, uint32_t *link, uint32_t block);
+/* The item has become unreachable. True: nobody reads it and the caller frees
+ * its blocks once it has let go of the lock; false: the last reader does. */
+bool sd_index_detach(sd_store_t *s, uint32_t block);
+/* Do the key bytes of an item equal `key`? No lock needed for one's own chain. */
+bool sd_item_key_equals(const sd_store_t *s, uint32_t block, const void *key, size_t key_len);
+/* Copies the key of an item out; returns its length. */
+uint32_t sd_item_key_copy(const sd_store_t *s, uint32_t block, unsigned char out[SD_KEY_MAX]);
+
+/* ---- expiry.c ---- */
+/* Makes room when no block is left: expired values first, then, if the store
+ * evicts, the one nearest its expiry. True when anything was freed. */
+bool sd_expiry_reclaim(sd_lane_t *lane, uint64_t now);
+void sd_expiry_note(sd_store_t *s, uint32_t shard, uint64_t expiry); /* under the shard's lock */
+
+/* ---- repair.c ---- */
+#define SD_REPAIR_STEP 65536u /* blocks looked at in one go: some 50 microseconds */
+bool sd_repair_begin(sd_store_t *s); /* false: no memory; nothing was changed */
+/* An item detached while the repair runs, under its shard's lock. */
+void sd_repair_note_detached(sd_store_t *s, uint32_t block);
+/* A block is freed: what was seen of it no longer holds. Under the pool lock. */
+void sd_repair_note_freed(sd_store_t *s, uint32_t block);
+/* Moves free blocks of the dead process to the pool. Under the pool lock. */
+bool sd_repair_find_free(sd_lane_t *lane, uint32_t blocks);
+/* True: the block lies ahead of the search for free blocks, which will find it;
+ * so it must not go on a list. Under the pool lock. */
+static inline bool sd_repair_will_find(const sd_store_t *s, uint32_t block)
+{
+    return s->repair.phase == SD_REPAIR_FREE && block >= s->repair.cursor && block < s->repair.end;
+}
+
+#endif

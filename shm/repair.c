@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * repair.c: after a process died with the segment attached. The index is whole
+ * at every instant (layout.h), so the next process serves at once; what is
+ * lost is memory: lists of free blocks, and blocks of values that were on
+ * their way in or out. The repair runs beside the service, in small steps:
+ *
+ *   FREE     every block tagged free goes to the pool (the old lists are not
+ *            trusted); a take that finds the pool empty pushes this on itself
+ *   INDEX    shard by shard: each item's chain is checked and marked `seen`;
+ *            a damaged item is dropped and counted; counts are made anew
+ *   ORPHANS  blocks taken in an earlier epoch that no item reaches are freed
+ *
+ * What is hard: others store and delete meanwhile. A block that this process
+ * took carries the present epoch's tag, which keeps it out of ORPHANS; an old
+ * item that a reader still holds is marked when it is detached; a block freed
+ * ahead of the FREE cursor is left for FREE to find; and a mark goes when its
+ * block is freed, or the next item to use the block would look like a second
+ * owner of it.
+ */
+#include <stdlib.h>
+
+#include "internal.h"
+
+bool sd_repair_begin(sd_store_t *s)
+{
+    sd_header_t *h = s->header;
+
+    s->repair.seen = calloc(h->fresh, sizeof *s->repair.seen);
+    if (!s->repair.seen)
+        return false;
+    __atomic_store_n(&h->clean, 0, __ATOMIC_SEQ_CST);
+    /* Orphans may carry the tag of any epoch since the last whole repair. When
+     * the numbers come round to the first of these, tags tell nothing, and the
+     * repair is made before anyone takes a block. */
+    if (h->unrepaired < SD_EPOCH_MAX)
+        h->unrepaired++;
+    s->repair.alone = h->unrepaired >= SD_EPOCH_MAX;
+    h->epoch = h->epoch == SD_EPOCH_MAX ? 1 : h->epoch + 1;
+    h->pool_head = h->pool_count = 0;
+    memset(h->lanes, 0, sizeof h->lanes);
+    s->repair.phase = SD_REPAIR_FREE;
+    s->repair.cursor = 1;
+    s->repair.end = h->fresh;
+    atomic_store(&s->repairing, 1);
+    return true;
+}
+
+static void enter(sd_store_t *s, int phase, uint32_t cursor)
+{
+    pthread_mutex_lock(&s->pool_lock);
+    s->repair.phase = phase;
+    s->repair.cursor = cursor;
+    pthread_mutex_unlock(&s->pool_lock);
+}
+
+static void end(sd_store_t *s)
+{
+    _Atomic uint8_t *seen = s->repair.seen;
+    uint32_t shard;
+
+    s->header->unrepaired = 0;
+    atomic_store(&s->repairing, 0);
+    /* whoever still saw the flag holds a lock while it uses `seen` */
+    for (shard = 0; shard < s->shard_count; shard++) {
+        sd_shard_lock(s, shard);
+        sd_shard_unlock(s, shard);
+    }
+    pthread_mutex_lock(&s->pool_lock);
+    memset(&s->repair, 0, sizeof s->repair);
+    pthread_mutex_unlock(&s->pool_lock);
+    free(seen);
+}
+
+bool sd_repair_find_free(sd_lane_t *lane, uint32_t blocks)
+{
+    sd_store_t *s = lane->store;
+    sd_repair_t *r = &s->repair;
+    sd_header_t *h = s->header;
+    uint32_t found = 0, block, stop;
+
+    if (r->phase != SD_REPAIR_FREE || r->cursor >= r->end)
+        return false;
+    stop = r->end - r->cursor < blocks ? r->end : r->cursor + blocks;
+    /* from the top down, so that the list begins with the lowest numbers and
+     * runs over neighbours */
+    for (block = stop; block-- > r->cursor;) {
+        if (!sd_link_is_free(atomic_load_explicit(&s->links[block], memory_order_relaxed)))
+            continue;
+        sd_link_set(s, block, h->pool_head);
+        h->pool_head = block;
+        found++;
+    }
+    __atomic_store_n(&h->pool_count, h->pool_count + found, __ATOMIC_RELAXED);
+    sd_count_sub(lane->counters, blocks_used, found);
+    r->cursor = stop;
+    return true;
+}
+
+static bool is_seen(const sd_store_t *s, uint32_t block)
+{
+    return block < s->repair.end
+           && atomic_load_explicit(&s->repair.seen[block], memory_order_relaxed) != 0;
+}
+
+static void mark(sd_store_t *s, uint32_t block)
+{
+    uint32_t n;
+
+    for (n = 0; block != 0 && block <= s->block_count && n < s->block_count; n++) {
+        if (block < s->repair.end)
+            atomic_store_explicit(&s->repair.seen[block], 1, memory_order_relaxed);
+        block = sd_link_next(s, block);
+    }
+}
+
+void sd_repair_note_detached(sd_store_t *s, uint32_t block)
+{
+    mark(s, block);
+}
+
+void sd_repair_note_freed(sd_store_t *s, uint32_t block)
+{
+    if (block < s->repair.end) /* 0 once the repair has ended */
+        atomic_store_explicit(&s->repair.seen[block], 0, memory_order_relaxed);
+}
+
+/* Is this item what store.c would have published in this bucket? All blocks of
+ * a value are taken by one process, so one tag is on all of them; a chain that
+ * strays into a newer value's blocks is found by that. */
+static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
+{
+    const sd_item_t *item = sd_item(s, block);
+    unsigned char key[SD_KEY_MAX];
+    uint32_t want, n = 0, at, tag = 0;
+    uint64_t hash;
+
+    if (item->magic != SD_ITEM_MAGIC || item->key_len == 0 || item->version == 0
+        || item->version > atomic_load(&s->header->version))
+        return false;
+    want = sd_item_blocks(item->key_len, item->data_len);
+    for (at = block; at != 0; n++) {
+        uint32_t word;
+
+        if (at > s->block_count || n == want || is_seen(s, at))
+            return false;
+        word = atomic_load_explicit(&s->links[at], memory_order_relaxed);
+        if (n == 0)
+            tag = word & ~SD_LINK_NEXT;
+        if (sd_link_is_free(word) || (word & ~SD_LINK_NEXT) != tag)
+            return false;
+        at = word & SD_LINK_NEXT;
+    }
+    if (n != want)
+        return false;
+    hash = sd_hash(s, key, sd_item_key_copy(s, block, key));
+    return item->hash == (uint32_t)hash && sd_bucket_of(s, hash) == bucket;
+}
+
+/* Is the block that `link` leads to one that the list has passed already? */
+static bool comes_back(sd_store_t *s, uint32_t *first, uint32_t *link)
+{
+    uint32_t *at;
+
+    for (at = first; at != link; at = &sd_item(s, *at)->next)
+        if (*at == *link)
+            return true;
+    return false;
+}
+
+/* Drops what is damaged from a bucket's list and marks the rest. Writes into
+ * the bucket and into sound items only: the block that a damaged `next` leads
+ * to may be the middle of somebody's value. Returns how many items stay. */
+static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min)
+{
+    sd_store_t *s = lane->store;
+    uint32_t *first = (uint32_t *)&s->buckets[bucket], *link = first, block;
+    uint32_t items = 0, dropped = 0, passed = 0;
+
+    while ((block = *link) != 0) {
+        sd_item_t *item;
+
+        if (block == passed) { /* round and round over damaged items */
+            __atomic_store_n(link, 0, __ATOMIC_RELEASE);
+            break;
+        }
+        if (block > s->block_count || comes_back(s, first, link)) { /* the rest is lost */
+            __atomic_store_n(link, 0, __ATOMIC_RELEASE);
+            sd_count(lane->counters, repaired_items);
+            break;
+        }
+        item = sd_item(s, block);
+        if (!item_is_sound(s, bucket, block)) {
+            __atomic_store_n(link, item->next, __ATOMIC_RELEASE);
+            sd_count(lane->counters, repaired_items);
+            if ((dropped & (dropped - 1)) == 0) /* at 0, 1, 2, 4, 8: any circle is met */
+                passed = block;
+            dropped++;
+            continue;
+        }
+        mark(s, block);
+        items++;
+        if (item->expiry < *min)
+            *min = item->expiry;
+        link = &item->next;
+    }
+    return items;
+}
+
+static void repair_shard(sd_lane_t *lane, uint32_t shard)
+{
+    sd_store_t *s = lane->store;
+    uint32_t first = shard << s->shard_shift, bucket, items = 0;
+    uint64_t min = UINT64_MAX;
+
+    sd_shard_lock(s, shard);
+    for (bucket = first; bucket < first + SD_SHARD_BUCKETS; bucket++)
+        items += repair_bucket(lane, bucket, &min);
+    /* The count that a death left may be one too low, and have gone below 0. */
+    sd_count_add(lane->counters, sessions, (int64_t)(int32_t)(items - sd_shard_items(s, shard)));
+    sd_shard_set_items(s, shard, items);
+    atomic_store_explicit(&s->shards[shard].min_expiry, min, memory_order_relaxed);
+    sd_shard_unlock(s, shard);
+}
+
+static void free_orphans(sd_lane_t *lane, uint32_t from, uint32_t to)
+{
+    sd_store_t *s = lane->store;
+    sd_header_t *h = s->header;
+    uint32_t found = 0, block;
+
+    pthread_mutex_lock(&s->pool_lock);
+    for (block = from; block < to; block++) {
+        uint32_t word = atomic_load_explicit(&s->links[block], memory_order_relaxed);
+
+        if (sd_link_is_free(word) || is_seen(s, block)
+            || ((word & ~SD_LINK_NEXT) == s->tag && !s->repair.alone))
+            continue;
+        sd_link_set(s, block, h->pool_head);
+        h->pool_head = block;
+        found++;
+    }
+    __atomic_store_n(&h->pool_count, h->pool_count + found, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&s->pool_lock);
+    sd_count_sub(lane->counters, blocks_used, found);
+    sd_count_add(lane->counters, repaired_blocks, found);
+}
+
+bool sd_store_repair(sd_lane_t *lane, uint64_t now)
+{
+    sd_store_t *s = lane->store;
+    sd_repair_t *r = &s->repair;
+    uint32_t stop;
+    bool more;
+
+    (void)now;
+    switch (r->phase) {
+    case SD_REPAIR_NONE:
+        return false;
+    case SD_REPAIR_FREE:
+        pthread_mutex_lock(&s->pool_lock);
+        more = sd_repair_find_free(lane, SD_REPAIR_STEP);
+        pthread_mutex_unlock(&s->pool_lock);
+        if (!more)
+            enter(s, SD_REPAIR_INDEX, 0);
+        return true;
+    case SD_REPAIR_INDEX:
+        stop = s->shard_count - r->cursor < 16 ? s->shard_count : r->cursor + 16;
+        for (; r->cursor < stop; r->cursor++)
+            repair_shard(lane, r->cursor);
+        if (r->cursor == s->shard_count)
+            enter(s, SD_REPAIR_ORPHANS, 1);
+        return true;
+    case SD_REPAIR_ORPHANS:
+        stop = r->end - r->cursor < SD_REPAIR_STEP ? r->end : r->cursor + SD_REPAIR_STEP;
+        free_orphans(lane, r->cursor, stop);
+        r->cursor = stop;
+        if (stop < r->end)
+            return true;
+        end(s);
+    }
+    return false;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store.c: get, put and delete: the moments at which a value appears and
+ * disappears. A value is complete before it becomes reachable, and the old one
+ * is freed after it has become unreachable and the lock is gone.
+ */
+#include "internal.h"
+
+sd_status_t sd_store_get(sd_lane_t *lane, const void *key, size_t key_len, uint64_t now,
+                         sd_ref_t *ref)
+{
+    sd_store_t *s = lane->store;
+    uint64_t hash = sd_hash(s, key, key_len);
+    uint32_t bucket = sd_bucket_of(s, hash), shard = sd_shard_of(s, bucket), block;
+    uint32_t *link;
+    sd_status_t status = SD_MISS;
+    bool free_it = false;
+
+    memset(ref, 0, sizeof *ref);
+    sd_shard_lock(s, shard);
+    block = sd_index_find(s, hash, key, key_len, &link);
+    if (block != 0) {
+        sd_item_t *item = sd_item(s, block);
+
+        if (item->expiry <= now) {
+            sd_index_remove(s, bucket, link, block);
+            free_it = sd_index_detach(s, block);
+            sd_count_sub(lane->counters, sessions, 1);
+            sd_count(lane->counters, expired);
+            sd_count(lane->counters, read_expired);
+        }
+        else if (atomic_load(&s->pins[block]) >= SD_PIN_MAX)
+            status = SD_BUSY;
+        else {
+            uint32_t at = (uint32_t)sizeof *item + item->key_len;
+
+            atomic_fetch_add(&s->pins[block], 1);
+            ref->version = item->version;
+            ref->expiry = item->expiry;
+            ref->data_len = ref->left = item->data_len;
+            ref->head = block;
+            ref->block = at < SD_BLOCK_BYTES ? block : sd_link_next(s, block);
+            ref->block_at = at < SD_BLOCK_BYTES ? at : at - SD_BLOCK_BYTES;
+            status = SD_OK;
+        }
+    }
+    sd_shard_unlock(s, shard);
+    if (free_it)
+        sd_blocks_free(lane, block);
+    return status;
+}
+
+sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, uint64_t match,
+                         uint64_t now, uint64_t *version)
+{
+    sd_store_t *s = lane->store;
+    uint32_t bucket = sd_bucket_of(s, chain->hash), shard = sd_shard_of(s, bucket), old;
+    uint32_t *link;
+    sd_item_t *item = sd_item(s, chain->head);
+    unsigned char key[SD_KEY_MAX];
+    uint32_t key_len = sd_item_key_copy(s, chain->head, key), spare = chain->space / SD_BLOCK_BYTES;
+    uint64_t there = SD_VERSION_ABSENT;
+    bool free_old = false, was_dead = false;
+
+    /* Blocks reserved for bytes that did not come; none in the usual case. */
+    if (spare > 0) {
+        uint32_t rest = sd_link_next(s, chain->write);
+
+        sd_link_set(s, chain->write, s->tag);
+        atomic_fetch_sub_explicit(&s->incoming, sd_blocks_free(lane, rest), memory_order_relaxed);
+        chain->last = chain->write;
+        chain->space -= spare * SD_BLOCK_BYTES;
+        chain->blocks -= spare;
+    }
+    item->data_len = chain->data_len;
+    item->expiry = expiry;
+
+    sd_shard_lock(s, shard);
+    old = sd_index_find(s, chain->hash, key, key_len, &link);
+    if (old != 0) {
+        was_dead = sd_item(s, old)->expiry <= now;
+        if (!was_dead)
+            there = sd_item(s, old)->version;
+    }
+    if (match != SD_VERSION_ANY && match != there) {
+        sd_shard_unlock(s, shard);
+        return SD_CONFLICT;
+    }
+    item->version = atomic_fetch_add(&s->header->version, 1) + 1;
+    *version = item->version;
+    if (old != 0) {
+        sd_index_replace(s, link, old, chain->head);
+        free_old = sd_index_detach(s, old);
+    }
+    else
+        sd_index_insert(s, bucket, chain->head);
+    sd_expiry_note(s, shard, expiry);
+    sd_shard_unlock(s, shard);
+
+    if (old == 0)
+        sd_count(lane->counters, sessions);
+    else if (was_dead)
+        sd_count(lane->counters, expired);
+    if (free_old)
+        sd_blocks_free(lane, old);
+    atomic_fetch_sub_explicit(&s->incoming, chain->blocks, memory_order_relaxed);
+    memset(chain, 0, sizeof *chain);
+    return SD_OK;
+}
+
+sd_status_t sd_store_delete(sd_lane_t *lane, const void *key, size_t key_len, uint64_t match,
+                            uint64_t now)
+{
+    sd_store_t *s = lane->store;
+    uint64_t hash = sd_hash(s, key, key_len);
+    uint32_t bucket = sd_bucket_of(s, hash), shard = sd_shard_of(s, bucket), block;
+    uint32_t *link;
+    sd_status_t status = SD_MISS;
+    bool free_it = false;
+
+    sd_shard_lock(s, shard);
+    block = sd_index_find(s, hash, key, key_len, &link);
+    if (block != 0) {
+        sd_item_t *item = sd_item(s, block);
+        bool dead = item->expiry <= now;
+
+        if (!dead && match != SD_VERSION_ANY && match != item->version)
+            status = SD_CONFLICT;
+        else {
+            sd_index_remove(s, bucket, link, block);
+            free_it = sd_index_detach(s, block);
+            sd_count_sub(lane->counters, sessions, 1);
+            if (dead)
+                sd_count(lane->counters, expired);
+            else
+                status = SD_OK;
+        }
+    }
+    sd_shard_unlock(s, shard);
+    if (free_it)
+        sd_blocks_free(lane, block);
+    return status;
+}
+
+uint64_t sd_usage_largest(uint32_t blocks, uint32_t blocks_free)
+{
+    uint32_t reserve = blocks / 100, room = blocks_free > reserve ? blocks_free - reserve : 0;
+    uint64_t bytes = (uint64_t)room * SD_BLOCK_BYTES, head = sizeof(sd_item_t) + SD_KEY_MAX;
+
+    return bytes > head ? bytes - head : 0;
+}
+
+void sd_store_usage(sd_store_t *s, sd_usage_t *usage)
+{
+    uint32_t i;
+    uint64_t used = 0;
+
+    memset(usage, 0, sizeof *usage);
+    usage->size = s->header->size;
+    usage->fixed = s->header->size - (uint64_t)s->block_count * SD_BLOCK_BYTES;
+    usage->block_bytes = SD_BLOCK_BYTES;
+    usage->blocks = s->block_count;
+    for (i = 0; i < s->lane_count; i++) {
+        used += atomic_load(&s->lanes[i].counters->blocks_used);
+        usage->items += atomic_load(&s->lanes[i].counters->sessions);
+    }
+    usage->blocks_free = used > s->block_count ? 0 : s->block_count - (uint32_t)used;
+    usage->blocks_incoming = atomic_load(&s->incoming);
+    usage->largest = sd_usage_largest(usage->blocks, usage->blocks_free);
+}

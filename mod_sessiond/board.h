@@ -29,7 +29,7 @@ typedef struct sd_board {
 
     /* written by the httpd parent; times in seconds since 1970 */
     _Atomic int64_t store_created;
-    _Atomic int64_t down_since;    /* 0 = not down */
+    _Atomic int64_t down_since;    /* 0 = not down; set back by the process that comes up */
     _Atomic uint32_t respawns;
 
     /* written by the session process */

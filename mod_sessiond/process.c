@@ -61,7 +61,7 @@ static void forget(sd_child_t *child)
 
 /* Reads what a process has said; it never blocks, and nothing of it is more
  * than a hint: a dead process is known by the kernel's word. */
-static void hear(sd_retained_t *r, sd_child_t *child)
+static void hear(sd_child_t *child)
 {
     sd_news_t news;
 
@@ -70,8 +70,6 @@ static void hear(sd_retained_t *r, sd_child_t *child)
         case SD_NEWS_READY:
             child->ready = true;
             child->ready_at = child->heard = apr_time_now();
-            if (!child->retiring)
-                atomic_store(&r->board->down_since, 0);
             break;
         case SD_NEWS_BEAT:
             if (news.stalled_ms < HANG_SECONDS * 1000)
@@ -111,7 +109,7 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
     pid_t pid = child->proc.pid;
     bool expected, served;
 
-    hear(r, child);
+    hear(child);
     /* prefork sends SIGTERM to its whole process group when it stops */
     expected = child->retiring || (status == 0 && is_stopping());
     served = child->ready && apr_time_now() - child->ready_at >= SERVED_A_MOMENT;
@@ -437,7 +435,7 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
 
         if (child->proc.pid <= 0)
             continue;
-        hear(r, child);
+        hear(child);
         if (child->ready && apr_time_now() - child->heard > apr_time_from_sec(HANG_SECONDS)) {
             sd_log(ERR, 0, "session process %" APR_PID_T_FMT " has a thread that hangs for over %d "
                    "s: killing it", child->proc.pid, HANG_SECONDS);

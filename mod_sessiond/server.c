@@ -151,6 +151,8 @@ static void settle(const sd_start_t *start)
     /* after the change of user, which clears it */
     (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
     (void)prctl(PR_SET_NAME, "sessiond");
+    /* web workers run as the same user: they may not trace us or read our memory */
+    (void)prctl(PR_SET_DUMPABLE, 0);
     if (getppid() != start->parent)
         leave(start, SD_EXIT_ORPHANED);
 }
@@ -303,6 +305,7 @@ static void set_board(const sd_start_t *start, const sd_server_t *server)
     sd_store_usage(server->store, &usage);
     atomic_store(&b->pid, (int64_t)getpid());
     atomic_store(&b->started, (int64_t)time(NULL));
+    atomic_store(&b->down_since, 0);
     atomic_store(&b->threads, server->loops);
     atomic_store(&b->max_connections, start->config->max_connections);
     atomic_store(&b->max_size, server->limits.max_size);

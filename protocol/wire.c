@@ -24,7 +24,7 @@ void sd_wire_teardown(sd_wire_t *wire, sd_lane_t *lane)
 {
     sd_chain_discard(lane, &wire->chain);
     wire->state = AT_HEAD;
-    wire->left = 0;
+    wire->left = wire->size = 0;
 }
 
 bool sd_wire_is_idle(const sd_wire_t *wire)
@@ -39,7 +39,7 @@ uint64_t sd_wire_wanted(const sd_wire_t *wire)
 
 uint64_t sd_wire_size(const sd_wire_t *wire)
 {
-    return wire->left + wire->chain.data_len;
+    return wire->size;
 }
 
 /* NULL: no protocol of ours begins like this. L, T, U and R are extended frames
@@ -89,13 +89,13 @@ static sd_after_t begin(sd_wire_t *wire, const sd_exec_t *exec, sd_request_t *re
     if (request->fault != SD_FAULT_NONE) {
         if (!request->known)
             return run(wire, exec, request, reply);
-        wire->left = request->skip;
+        wire->left = wire->size = request->skip;
         wire->state = PASSING;
         return SD_AFTER_KEEP;
     }
     if (request->op != 'S' && request->op != 'W')
         return run(wire, exec, request, reply);
-    wire->left = request->data_len;
+    wire->left = wire->size = request->data_len;
     wire->state = IN_VALUE;
     if (sd_chain_open(exec->lane, &wire->chain, request->key, request->key_len, exec->now)
         != SD_OK) {
@@ -133,7 +133,6 @@ static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_
         *wait = true;
         return SD_AFTER_KEEP;
     case SD_PARSE_DONE:
-        wire->persistent |= wire->protocol == &sd_extended;
         break;
     case SD_PARSE_BAD:
         if (!request.known)
@@ -141,6 +140,7 @@ static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_
         break;
     }
     wire->bound = 1;
+    wire->persistent |= wire->protocol == &sd_extended;
     *used = request.head_len;
     request.trailing = len > request.head_len;
     return begin(wire, exec, &request, reply);
@@ -182,13 +182,19 @@ sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *i
     return after;
 }
 
+/* Room is taken as far ahead as bytes have already come: whoever declares much
+ * and sends little holds little. */
+#define AHEAD_LEAST 1024u
+
 int sd_wire_room(sd_wire_t *wire, const sd_exec_t *exec, uint32_t limit, struct iovec *iov, int max,
                  size_t *bytes)
 {
-    uint32_t want = wire->left < limit ? (uint32_t)wire->left : limit;
+    uint32_t come = wire->chain.data_len, want = come < AHEAD_LEAST ? AHEAD_LEAST : come;
     int n, i;
 
     *bytes = 0;
+    want = want < limit ? want : limit;
+    want = want < wire->left ? want : (uint32_t)wire->left;
     if (wire->state != IN_VALUE || want == 0
         || sd_chain_reserve(exec->lane, &wire->chain, want, exec->now) != SD_OK)
         return 0;

@@ -92,6 +92,7 @@ extern const sd_protocol_t sd_extended;
 typedef struct sd_wire {
     const sd_protocol_t *protocol; /* of the frame being read */
     uint64_t left;                 /* bytes of value, or to pass over, still to come */
+    uint64_t size;                 /* ... and in all */
     uint64_t version;
     sd_chain_t chain;
     uint32_t ttl;
@@ -113,8 +114,9 @@ void sd_wire_teardown(sd_wire_t *wire, sd_lane_t *lane);
 sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *in, size_t len,
                         size_t *used, sd_reply_t *reply);
 
-/* Where the value being read can be received directly, at most `limit` bytes:
- * returns the number of vectors, 0 = nowhere (use feed). */
+/* Where the value being read can be received directly, at most `limit` bytes
+ * and not far ahead of those that have come: returns the number of vectors, 0 =
+ * nowhere (use feed). */
 int sd_wire_room(sd_wire_t *wire, const sd_exec_t *exec, uint32_t limit, struct iovec *iov, int max,
                  size_t *bytes);
 /* `n` bytes were received there. Then call sd_wire_feed, with what came beyond
@@ -123,9 +125,9 @@ void sd_wire_received(sd_wire_t *wire, const sd_exec_t *exec, size_t n);
 
 /* No request is under way. */
 bool sd_wire_is_idle(const sd_wire_t *wire);
-/* Bytes of value that the request under way still wants. */
+/* Bytes of value, or of a refused frame, that the request under way still wants. */
 uint64_t sd_wire_wanted(const sd_wire_t *wire);
-/* Bytes of value that the request under way has in all, so far as is known. */
+/* ... and has in all, those that have come included; 0 = none is under way. */
 uint64_t sd_wire_size(const sd_wire_t *wire);
 
 #endif

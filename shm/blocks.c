@@ -110,7 +110,6 @@ static uint32_t free_during_repair(sd_lane_t *lane, uint32_t head)
     for (; head != 0; head = next, n++) {
         next = sd_link_next(s, head);
         sd_link_set(s, head, 0);
-        sd_repair_note_freed(s, head);
         if (!sd_repair_will_find(s, head))
             pool_push(s, head, head, 1);
         else /* it is counted as used until it is found */

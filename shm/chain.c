@@ -6,22 +6,37 @@
  */
 #include "internal.h"
 
-/* Links one more block to the end of the chain. */
-static sd_status_t extend(sd_lane_t *lane, sd_chain_t *c, uint64_t now)
+/* Does this key have a live value? */
+static bool is_live(sd_store_t *s, uint64_t hash, const void *key, size_t key_len, uint64_t now)
+{
+    uint32_t shard = sd_shard_of(s, sd_bucket_of(s, hash)), block;
+    uint32_t *link;
+    bool live;
+
+    sd_shard_lock(s, shard);
+    block = sd_index_find(s, hash, key, key_len, &link);
+    live = block != 0 && sd_item(s, block)->expiry > now;
+    sd_shard_unlock(s, shard);
+    return live;
+}
+
+/* Links one more block to the end of the chain. `key` is NULL once the chain
+ * itself holds the whole of it. */
+static sd_status_t extend(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len,
+                          uint64_t now)
 {
     sd_store_t *s = lane->store;
+    unsigned char copy[SD_KEY_MAX];
     uint32_t block;
 
     while ((block = sd_blocks_take(lane, c->privileged)) == 0) {
         /* Only now is it worth a look whether this replaces a live value. */
-        if (!c->privileged && c->head != 0) {
-            uint32_t bucket = sd_bucket_of(s, c->hash), shard = sd_shard_of(s, bucket), old;
-            uint32_t *link;
-
-            sd_shard_lock(s, shard);
-            old = sd_index_find_same(s, c->hash, c->head, &link);
-            c->privileged = old != 0 && sd_item(s, old)->expiry > now;
-            sd_shard_unlock(s, shard);
+        if (!c->privileged) {
+            if (!key) {
+                key_len = sd_item_key_copy(s, c->head, copy);
+                key = copy;
+            }
+            c->privileged = is_live(s, c->hash, key, key_len, now);
             if (c->privileged)
                 continue;
         }
@@ -73,21 +88,11 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
 {
     sd_store_t *s = lane->store;
     sd_item_t *item;
-    uint32_t *link, shard, old;
     sd_status_t status;
 
     memset(c, 0, sizeof *c);
     c->hash = sd_hash(s, key, key_len);
-    status = extend(lane, c, now);
-    if (status == SD_FULL) {
-        shard = sd_shard_of(s, sd_bucket_of(s, c->hash));
-        sd_shard_lock(s, shard);
-        old = sd_index_find(s, c->hash, key, key_len, &link);
-        c->privileged = old != 0 && sd_item(s, old)->expiry > now;
-        sd_shard_unlock(s, shard);
-        if (c->privileged)
-            status = extend(lane, c, now);
-    }
+    status = extend(lane, c, key, key_len, now);
     if (status != SD_OK)
         return status;
     c->head = c->write = c->last;
@@ -99,7 +104,7 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
     c->key_len = (uint8_t)key_len;
     step(s, c, sizeof *item);
     while (c->space < key_len) {
-        status = extend(lane, c, now);
+        status = extend(lane, c, key, key_len, now);
         if (status != SD_OK) {
             sd_chain_discard(lane, c);
             return status;
@@ -111,8 +116,11 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
 
 sd_status_t sd_chain_reserve(sd_lane_t *lane, sd_chain_t *c, uint32_t want, uint64_t now)
 {
+    /* sums of lengths are 32 bits wide: beyond 2 GiB there is no room for one value */
+    if (c->data_len > INT32_MAX || want > INT32_MAX - c->data_len)
+        return SD_FULL;
     while (c->space < want) {
-        sd_status_t status = extend(lane, c, now);
+        sd_status_t status = extend(lane, c, NULL, 0, now);
 
         if (status != SD_OK)
             return status;

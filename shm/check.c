@@ -29,22 +29,26 @@ static const char *claim(walk_t *w, uint32_t block, uint8_t owner)
     return NULL;
 }
 
-static const char *check_item(walk_t *w, uint32_t bucket, uint32_t block)
+/* `doubtful`: the repair after a death has not come to this shard yet. */
+static const char *check_item(walk_t *w, uint32_t bucket, uint32_t block, bool doubtful)
 {
     const sd_store_t *s = w->s;
     const sd_item_t *item;
     unsigned char key[SD_KEY_MAX];
-    uint32_t at = block, n = 0;
+    uint32_t at = block, n = 0, word;
     uint64_t hash;
     const char *rule;
 
     do {
         if ((rule = claim(w, at, AN_ITEM)))
             return rule;
-        if (sd_link_is_free(atomic_load(&s->links[at])))
+        word = atomic_load(&s->links[at]);
+        if (sd_link_is_free(word))
             return "an item holds a block that is marked free";
+        if ((word & ~SD_LINK_NEXT) != s->tag && !doubtful)
+            return "an item holds a block of another epoch";
         n++;
-        at = sd_link_next(s, at);
+        at = word & SD_LINK_NEXT;
     } while (at != 0);
     *w->where = bucket;
     item = sd_item(s, block);
@@ -76,7 +80,7 @@ static const char *check_shard(walk_t *w, uint32_t shard)
 
     for (bucket = first; bucket < first + SD_SHARD_BUCKETS; bucket++) {
         for (block = atomic_load(&s->buckets[bucket]); block != 0; block = sd_item(s, block)->next) {
-            if ((rule = check_item(w, bucket, block)))
+            if ((rule = check_item(w, bucket, block, doubtful)))
                 return rule;
             *w->where = bucket;
             if (sd_item(s, block)->expiry < min && !doubtful)

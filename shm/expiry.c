@@ -83,74 +83,129 @@ uint32_t sd_store_sweep(sd_lane_t *lane, uint64_t now, uint32_t buckets)
     return looked;
 }
 
-/* Removes the item of this shard that is nearest its expiry, if it is not
- * further away than `than`: the bound that made us look here may have been too
- * early, and then another shard has a nearer one. */
-static bool evict_from(sd_lane_t *lane, uint32_t shard, uint64_t than)
-{
-    sd_store_t *s = lane->store;
-    uint32_t first = shard << s->shard_shift, bucket, at_bucket = 0;
-    uint32_t *at = NULL;
-    uint64_t min = UINT64_MAX, second = UINT64_MAX;
-    bool evicted = false;
+typedef struct nearest {
+    uint32_t *link; /* what points to it, NULL = the shard is empty */
+    uint32_t bucket;
+    uint64_t expiry;
+    uint64_t second; /* the next one's expiry */
+} nearest_t;
 
-    sd_shard_lock(s, shard);
+/* The item of this shard that is nearest its expiry. Under the shard's lock. */
+static nearest_t find_nearest(sd_store_t *s, uint32_t shard)
+{
+    uint32_t first = shard << s->shard_shift, bucket;
+    nearest_t found = { NULL, 0, UINT64_MAX, UINT64_MAX };
+
     for (bucket = first; bucket < first + SD_SHARD_BUCKETS; bucket++) {
         uint32_t *link = (uint32_t *)&s->buckets[bucket];
 
         for (; *link != 0; link = &sd_item(s, *link)->next) {
             uint64_t expiry = sd_item(s, *link)->expiry;
 
-            if (expiry < min) {
-                second = min;
-                min = expiry;
-                at = link;
-                at_bucket = bucket;
+            if (!found.link || expiry < found.expiry) {
+                found.second = found.expiry;
+                found.expiry = expiry;
+                found.link = link;
+                found.bucket = bucket;
             }
-            else if (expiry < second)
-                second = expiry;
+            else if (expiry < found.second)
+                found.second = expiry;
         }
     }
-    if (at && min <= than) {
-        drop(lane, at_bucket, at, *at);
-        min = second;
+    return found;
+}
+
+/* Makes a shard's bound exact and returns it. */
+static uint64_t make_exact(sd_store_t *s, uint32_t shard)
+{
+    uint64_t expiry;
+
+    sd_shard_lock(s, shard);
+    expiry = find_nearest(s, shard).expiry;
+    atomic_store_explicit(&s->shards[shard].min_expiry, expiry, memory_order_relaxed);
+    sd_shard_unlock(s, shard);
+    return expiry;
+}
+
+/* Removes the item of this shard that is nearest its expiry, if it is not
+ * further away than `than`. Makes the bound exact in any case. */
+static bool evict_from(sd_lane_t *lane, uint32_t shard, uint64_t than)
+{
+    sd_store_t *s = lane->store;
+    nearest_t found;
+    bool evicted = false;
+
+    sd_shard_lock(s, shard);
+    found = find_nearest(s, shard);
+    if (found.link && found.expiry <= than) {
+        drop(lane, found.bucket, found.link, *found.link);
+        found.expiry = found.second;
         evicted = true;
     }
-    atomic_store_explicit(&s->shards[shard].min_expiry, min, memory_order_relaxed);
+    atomic_store_explicit(&s->shards[shard].min_expiry, found.expiry, memory_order_relaxed);
     sd_shard_unlock(s, shard);
     if (evicted)
-        sd_count_add(lane->counters, evicted, 1);
+        sd_count(lane->counters, evicted);
     return evicted;
 }
+
+static uint64_t bound_of(const sd_store_t *s, uint32_t shard)
+{
+    return sd_shard_items(s, shard) == 0
+               ? UINT64_MAX
+               : atomic_load_explicit(&s->shards[shard].min_expiry, memory_order_relaxed);
+}
+
+/* The shard with the least bound, and the least bound of the others. */
+static uint32_t least_bound(const sd_store_t *s, uint64_t *others)
+{
+    uint32_t shard, best = 0;
+    uint64_t least = UINT64_MAX;
+
+    *others = UINT64_MAX;
+    for (shard = 0; shard < s->shard_count; shard++) {
+        uint64_t min = bound_of(s, shard);
+
+        if (min < least) {
+            *others = least;
+            least = min;
+            best = shard;
+        }
+        else if (min < *others)
+            *others = min;
+    }
+    return best;
+}
+
+/* Usually the least bound is exact and the item is there. Where sessions were
+ * rewritten, bounds are too early: then each that lies before the best item so
+ * far is made exact, which no later eviction has to do again. The walks are
+ * bounded to some milliseconds; only in a segment of more shards than that (128
+ * MB) can the item taken then be another than the very nearest. */
+#define SD_EVICT_WALKS 256u
 
 static bool evict_nearest(sd_lane_t *lane)
 {
     sd_store_t *s = lane->store;
-    uint32_t tries;
+    uint32_t shard, best, walks = 0, tries;
+    uint64_t others, expiry, exact;
 
-    /* Each try that fails makes one bound exact. Others store meanwhile, so the
-     * tries are bounded and the last one takes what it finds. */
-    for (tries = 0; tries < 64; tries++) {
-        uint64_t least = UINT64_MAX, next = UINT64_MAX;
-        uint32_t shard, best = s->shard_count;
-
-        for (shard = 0; shard < s->shard_count; shard++) {
-            uint64_t min;
-
-            if (sd_shard_items(s, shard) == 0)
+    for (tries = 0; tries < 4; tries++) { /* others store and delete meanwhile */
+        best = least_bound(s, &others);
+        if (evict_from(lane, best, others))
+            return true;
+        expiry = bound_of(s, best);
+        for (shard = 0; shard < s->shard_count && walks < SD_EVICT_WALKS; shard++) {
+            if (bound_of(s, shard) >= expiry)
                 continue;
-            min = atomic_load_explicit(&s->shards[shard].min_expiry, memory_order_relaxed);
-            if (best == s->shard_count || min < least) {
-                next = least;
-                least = min;
+            walks++;
+            exact = make_exact(s, shard);
+            if (exact < expiry) {
+                expiry = exact;
                 best = shard;
             }
-            else if (min < next)
-                next = min;
         }
-        if (best == s->shard_count)
-            return false;
-        if (evict_from(lane, best, tries == 63 ? UINT64_MAX : next))
+        if (evict_from(lane, best, UINT64_MAX))
             return true;
     }
     return false;

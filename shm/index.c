@@ -51,14 +51,6 @@ uint32_t sd_index_find(sd_store_t *s, uint64_t hash, const void *key, size_t key
     return block;
 }
 
-uint32_t sd_index_find_same(sd_store_t *s, uint64_t hash, uint32_t item_block, uint32_t **link)
-{
-    unsigned char key[SD_KEY_MAX];
-    uint32_t len = sd_item_key_copy(s, item_block, key);
-
-    return sd_index_find(s, hash, key, len, link);
-}
-
 void sd_index_insert(sd_store_t *s, uint32_t bucket, uint32_t block)
 {
     sd_item(s, block)->next = atomic_load_explicit(&s->buckets[bucket], memory_order_relaxed);

@@ -39,11 +39,10 @@ enum { SD_REPAIR_NONE = 0, SD_REPAIR_FREE, SD_REPAIR_INDEX, SD_REPAIR_ORPHANS };
 
 typedef struct sd_repair {
     int phase;        /* SD_REPAIR_... */
-    bool alone;       /* nobody uses the store meanwhile: attach makes the whole repair */
+    bool alone;       /* attach makes the whole of it, before anyone uses the store */
     uint32_t cursor;  /* next block or shard */
     uint32_t end;     /* blocks below it may belong to the dead process */
-    _Atomic uint8_t *seen; /* [end]: 1 from when an item or a reader is known to hold it until
-                            * it is freed; itself freed with no lock held by others */
+    uint64_t version; /* the last one that the dead process gave out */
 } sd_repair_t; /* phase, and cursor while it is FREE, change under the pool lock */
 
 struct sd_store {
@@ -159,7 +158,6 @@ uint32_t sd_blocks_free_count(sd_store_t *s);
 /* The item with this key, 0 = none. *link is what points to it, or the bucket. */
 uint32_t sd_index_find(sd_store_t *s, uint64_t hash, const void *key, size_t key_len,
                        uint32_t **link);
-uint32_t sd_index_find_same(sd_store_t *s, uint64_t hash, uint32_t item_block, uint32_t **link);
 void sd_index_insert(sd_store_t *s, uint32_t bucket, uint32_t block);
 void sd_index_replace(sd_store_t *s, uint32_t *link, uint32_t old_block, uint32_t new_block);
 void sd_index_remove(sd_store_t *s, uint32_t bucket, uint32_t *link, uint32_t block);
@@ -179,11 +177,9 @@ void sd_expiry_note(sd_store_t *s, uint32_t shard, uint64_t expiry); /* under th
 
 /* ---- repair.c ---- */
 #define SD_REPAIR_STEP 65536u /* blocks looked at in one go: some 50 microseconds */
-bool sd_repair_begin(sd_store_t *s); /* false: no memory; nothing was changed */
+void sd_repair_begin(sd_store_t *s);
 /* An item detached while the repair runs, under its shard's lock. */
 void sd_repair_note_detached(sd_store_t *s, uint32_t block);
-/* A block is freed: what was seen of it no longer holds. Under the pool lock. */
-void sd_repair_note_freed(sd_store_t *s, uint32_t block);
 /* Moves free blocks of the dead process to the pool. Under the pool lock. */
 bool sd_repair_find_free(sd_lane_t *lane, uint32_t blocks);
 /* True: the block lies ahead of the search for free blocks, which will find it;

@@ -10,7 +10,7 @@
  *   +buckets_at    uint32_t     [buckets]    first item, 0 = none
  *   +links_at      uint32_t     [blocks + 1] one word for each block:
  *
- *                     31..28  tag   0 = free, else the epoch that took it
+ *                     31..28  tag   0 = free, else the epoch that took or repaired it
  *                     27..0   next  block after it in its chain or list, 0 = last
  *
  *   +blocks_at     256 bytes    [blocks]     block n stands at blocks_at + 256 * (n - 1)
@@ -79,7 +79,7 @@ typedef struct sd_header {
     unsigned char seed[SD_SEED_BYTES];
     uint32_t clean;      /* 1: the last process detached in order */
     uint32_t epoch;      /* tag of blocks being taken now, 1 to 15; grows after an unclean end */
-    uint32_t unrepaired; /* unclean ends since a repair was last brought to its end */
+    uint32_t repaired_epoch; /* ... and that of the last repair brought to its end */
 
     _Alignas(64) _Atomic uint64_t version; /* last version given out */
 

@@ -7,45 +7,46 @@
  *
  *   FREE     every block tagged free goes to the pool (the old lists are not
  *            trusted); a take that finds the pool empty pushes this on itself
- *   INDEX    shard by shard: each item's chain is checked and marked `seen`;
- *            a damaged item is dropped and counted; counts are made anew
- *   ORPHANS  blocks taken in an earlier epoch that no item reaches are freed
+ *   INDEX    shard by shard: each item's chain is checked and gets the tag of
+ *            the present epoch; a damaged item is dropped and counted; counts
+ *            are made anew
+ *   ORPHANS  blocks that still carry an earlier tag are freed: no item reaches
+ *            them, and nobody took them since
  *
- * What is hard: others store and delete meanwhile. A block that this process
- * took carries the present epoch's tag, which keeps it out of ORPHANS; an old
- * item that a reader still holds is marked when it is detached; a block freed
- * ahead of the FREE cursor is left for FREE to find; and a mark goes when its
- * block is freed, or the next item to use the block would look like a second
- * owner of it.
+ * What is hard: others store and delete meanwhile. Whatever this process takes
+ * carries the present tag from the start; an old item that goes before INDEX
+ * has come to it gets the tag as it is detached, since a reader may hold it;
+ * and a block freed ahead of the FREE cursor is left for FREE to find.
+ *
+ * There are fifteen tags, and processes that die before their repair is done
+ * each use up one. The one that gets the last has it done before it serves.
  */
-#include <stdlib.h>
-
 #include "internal.h"
 
-bool sd_repair_begin(sd_store_t *s)
+void sd_repair_begin(sd_store_t *s)
 {
     sd_header_t *h = s->header;
+    uint32_t used = (h->epoch + SD_EPOCH_MAX - h->repaired_epoch) % SD_EPOCH_MAX;
 
-    s->repair.seen = calloc(h->fresh, sizeof *s->repair.seen);
-    if (!s->repair.seen)
-        return false;
     __atomic_store_n(&h->clean, 0, __ATOMIC_SEQ_CST);
-    /* Orphans may carry the tag of any epoch since the last whole repair. When
-     * the numbers come round to the first of these, tags tell nothing, and the
-     * repair is made before anyone takes a block. */
-    if (h->unrepaired < SD_EPOCH_MAX)
-        h->unrepaired++;
-    s->repair.alone = h->unrepaired >= SD_EPOCH_MAX;
-    h->epoch = h->epoch == SD_EPOCH_MAX ? 1 : h->epoch + 1;
+    /* Blocks may carry any tag from that of the last whole repair on. The last
+     * tag left is not given up by a process that dies over it: it has taken no
+     * block, so all that carries it is reachable. */
+    if (used < SD_EPOCH_MAX - 1) {
+        __atomic_store_n(&h->epoch, h->epoch % SD_EPOCH_MAX + 1, __ATOMIC_SEQ_CST);
+        used++;
+    }
     h->pool_head = h->pool_count = 0;
     memset(h->lanes, 0, sizeof h->lanes);
     s->repair.phase = SD_REPAIR_FREE;
+    s->repair.alone = used == SD_EPOCH_MAX - 1;
     s->repair.cursor = 1;
     s->repair.end = h->fresh;
+    s->repair.version = atomic_load(&h->version);
     atomic_store(&s->repairing, 1);
-    return true;
 }
 
+/* Phases change under the pool lock, where others look at them. */
 static void enter(sd_store_t *s, int phase, uint32_t cursor)
 {
     pthread_mutex_lock(&s->pool_lock);
@@ -54,22 +55,11 @@ static void enter(sd_store_t *s, int phase, uint32_t cursor)
     pthread_mutex_unlock(&s->pool_lock);
 }
 
-static void end(sd_store_t *s)
+static void finish(sd_store_t *s)
 {
-    _Atomic uint8_t *seen = s->repair.seen;
-    uint32_t shard;
-
-    s->header->unrepaired = 0;
+    __atomic_store_n(&s->header->repaired_epoch, s->header->epoch, __ATOMIC_SEQ_CST);
     atomic_store(&s->repairing, 0);
-    /* whoever still saw the flag holds a lock while it uses `seen` */
-    for (shard = 0; shard < s->shard_count; shard++) {
-        sd_shard_lock(s, shard);
-        sd_shard_unlock(s, shard);
-    }
-    pthread_mutex_lock(&s->pool_lock);
-    memset(&s->repair, 0, sizeof s->repair);
-    pthread_mutex_unlock(&s->pool_lock);
-    free(seen);
+    enter(s, SD_REPAIR_NONE, 0);
 }
 
 bool sd_repair_find_free(sd_lane_t *lane, uint32_t blocks)
@@ -97,42 +87,32 @@ bool sd_repair_find_free(sd_lane_t *lane, uint32_t blocks)
     return true;
 }
 
-static bool is_seen(const sd_store_t *s, uint32_t block)
+/* Gives all blocks of a chain the present tag. A death half-way leaves two tags
+ * in one chain, both of them old to the next process. */
+static void retag(sd_store_t *s, uint32_t block)
 {
-    return block < s->repair.end
-           && atomic_load_explicit(&s->repair.seen[block], memory_order_relaxed) != 0;
-}
+    uint32_t n, next;
 
-static void mark(sd_store_t *s, uint32_t block)
-{
-    uint32_t n;
-
-    for (n = 0; block != 0 && block <= s->block_count && n < s->block_count; n++) {
-        if (block < s->repair.end)
-            atomic_store_explicit(&s->repair.seen[block], 1, memory_order_relaxed);
-        block = sd_link_next(s, block);
+    for (n = 0; block != 0 && block <= s->block_count && n < s->block_count; block = next, n++) {
+        next = sd_link_next(s, block);
+        sd_link_set(s, block, next | s->tag);
     }
 }
 
 void sd_repair_note_detached(sd_store_t *s, uint32_t block)
 {
-    mark(s, block);
-}
-
-void sd_repair_note_freed(sd_store_t *s, uint32_t block)
-{
-    if (block < s->repair.end) /* 0 once the repair has ended */
-        atomic_store_explicit(&s->repair.seen[block], 0, memory_order_relaxed);
+    retag(s, block);
 }
 
 /* Is this item what store.c would have published in this bucket? All blocks of
- * a value are taken by one process, so one tag is on all of them; a chain that
- * strays into a newer value's blocks is found by that. */
+ * an item of this process carry the present tag, and none of an old one that is
+ * met for the first time: so a chain that leads into blocks of another item,
+ * newer or already met, is found. */
 static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
 {
     const sd_item_t *item = sd_item(s, block);
     unsigned char key[SD_KEY_MAX];
-    uint32_t want, n = 0, at, tag = 0;
+    uint32_t want, n = 0, present = 0, at;
     uint64_t hash;
 
     if (item->magic != SD_ITEM_MAGIC || item->key_len == 0 || item->version == 0
@@ -142,16 +122,16 @@ static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
     for (at = block; at != 0; n++) {
         uint32_t word;
 
-        if (at > s->block_count || n == want || is_seen(s, at))
+        if (at > s->block_count || n == want)
             return false;
         word = atomic_load_explicit(&s->links[at], memory_order_relaxed);
-        if (n == 0)
-            tag = word & ~SD_LINK_NEXT;
-        if (sd_link_is_free(word) || (word & ~SD_LINK_NEXT) != tag)
+        if (sd_link_is_free(word))
             return false;
+        present += (word & ~SD_LINK_NEXT) == s->tag;
         at = word & SD_LINK_NEXT;
     }
-    if (n != want)
+    if (n != want
+        || (present != (item->version > s->repair.version ? n : 0) && !s->repair.alone))
         return false;
     hash = sd_hash(s, key, sd_item_key_copy(s, block, key));
     return item->hash == (uint32_t)hash && sd_bucket_of(s, hash) == bucket;
@@ -168,9 +148,9 @@ static bool comes_back(sd_store_t *s, uint32_t *first, uint32_t *link)
     return false;
 }
 
-/* Drops what is damaged from a bucket's list and marks the rest. Writes into
- * the bucket and into sound items only: the block that a damaged `next` leads
- * to may be the middle of somebody's value. Returns how many items stay. */
+/* Drops what is damaged from a bucket's list and tags the rest. Writes into the
+ * bucket and into sound items only: the block that a damaged `next` leads to
+ * may be the middle of somebody's value. Returns how many items stay. */
 static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min)
 {
     sd_store_t *s = lane->store;
@@ -198,7 +178,7 @@ static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min)
             dropped++;
             continue;
         }
-        mark(s, block);
+        retag(s, block);
         items++;
         if (item->expiry < *min)
             *min = item->expiry;
@@ -233,8 +213,7 @@ static void free_orphans(sd_lane_t *lane, uint32_t from, uint32_t to)
     for (block = from; block < to; block++) {
         uint32_t word = atomic_load_explicit(&s->links[block], memory_order_relaxed);
 
-        if (sd_link_is_free(word) || is_seen(s, block)
-            || ((word & ~SD_LINK_NEXT) == s->tag && !s->repair.alone))
+        if (sd_link_is_free(word) || (word & ~SD_LINK_NEXT) == s->tag)
             continue;
         sd_link_set(s, block, h->pool_head);
         h->pool_head = block;
@@ -255,8 +234,6 @@ bool sd_store_repair(sd_lane_t *lane, uint64_t now)
 
     (void)now;
     switch (r->phase) {
-    case SD_REPAIR_NONE:
-        return false;
     case SD_REPAIR_FREE:
         pthread_mutex_lock(&s->pool_lock);
         more = sd_repair_find_free(lane, SD_REPAIR_STEP);
@@ -277,7 +254,9 @@ bool sd_store_repair(sd_lane_t *lane, uint64_t now)
         r->cursor = stop;
         if (stop < r->end)
             return true;
-        end(s);
+        finish(s);
+        return false;
+    default:
+        return false;
     }
-    return false;
 }

@@ -74,7 +74,7 @@ const char *sd_segment_format(void *raw, uint64_t size, const unsigned char seed
     h->created = now;
     memcpy(h->seed, seed, SD_SEED_BYTES);
     h->clean = 1;
-    h->epoch = 1;
+    h->epoch = h->repaired_epoch = 1;
     h->fresh = 1;
     h->magic = SD_MAGIC;
     return NULL;
@@ -119,7 +119,8 @@ const char *sd_segment_map(sd_store_t *s, void *raw, uint64_t size)
         || want.shards_at != h->shards_at || want.buckets_at != h->buckets_at
         || want.links_at != h->links_at || want.blocks_at != h->blocks_at)
         return "the segment's tables do not fit its size";
-    if (h->epoch < 1 || h->epoch > SD_EPOCH_MAX || h->fresh < 1 || h->fresh > h->blocks + 1)
+    if (h->epoch < 1 || h->epoch > SD_EPOCH_MAX || h->repaired_epoch < 1
+        || h->repaired_epoch > SD_EPOCH_MAX || h->fresh < 1 || h->fresh > h->blocks + 1)
         return "the segment's header holds an impossible value";
 
     s->header = h;
@@ -148,7 +149,7 @@ static bool left_in_order(const sd_header_t *h)
     for (i = 0; i < SD_LANES_MAX; i++)
         if (h->lanes[i].head != 0 || h->lanes[i].count != 0)
             return false;
-    return true;
+    return h->epoch == h->repaired_epoch;
 }
 
 static void set_gauges(sd_store_t *s, const sd_store_options_t *o)
@@ -163,20 +164,6 @@ static void set_gauges(sd_store_t *s, const sd_store_options_t *o)
         atomic_store(&o->counters[i].blocks_used,
                      i == 0 ? s->block_count - sd_blocks_free_count(s) : 0);
     }
-}
-
-/* The process's own memory; the segment is left as it is. */
-static void destroy(sd_store_t *s)
-{
-    uint32_t i;
-
-    for (i = 0; i < s->shard_count; i++)
-        pthread_mutex_destroy(&s->locks[i].mutex);
-    pthread_mutex_destroy(&s->pool_lock);
-    free(s->repair.seen);
-    free(s->locks);
-    free(s->pins);
-    free(s);
 }
 
 sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
@@ -224,11 +211,8 @@ sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
         s->lanes[i].number = i;
         s->lanes[i].sweep_shard = (uint32_t)((uint64_t)s->shard_count * i / options->lanes);
     }
-    if (!left_in_order(s->header) && !sd_repair_begin(s)) {
-        *reason = "out of memory for the repair's marks";
-        destroy(s);
-        return SD_INVALID;
-    }
+    if (!left_in_order(s->header))
+        sd_repair_begin(s);
     s->tag = s->header->epoch << SD_LINK_TAG_SHIFT;
     __atomic_store_n(&s->header->clean, 0, __ATOMIC_SEQ_CST);
     set_gauges(s, options);
@@ -256,7 +240,12 @@ void sd_store_detach(sd_store_t **store)
     if (s->repair.phase == SD_REPAIR_NONE && atomic_load(&s->incoming) == 0
         && atomic_load(&s->detached) == 0)
         __atomic_store_n(&s->header->clean, 1, __ATOMIC_SEQ_CST);
-    destroy(s);
+    for (i = 0; i < s->shard_count; i++)
+        pthread_mutex_destroy(&s->locks[i].mutex);
+    pthread_mutex_destroy(&s->pool_lock);
+    free(s->locks);
+    free(s->pins);
+    free(s);
 }
 
 sd_lane_t *sd_store_lane(sd_store_t *store, uint32_t number)

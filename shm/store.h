@@ -110,7 +110,8 @@ typedef struct sd_chain {
 sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *chain, const void *key, size_t key_len,
                           uint64_t now);
 
-/* Makes room for `want` more bytes. SD_FULL: the chain keeps what it has. */
+/* Makes room for `want` more bytes; a value of 2 GiB or more finds none. SD_FULL:
+ * the chain keeps what it has. */
 sd_status_t sd_chain_reserve(sd_lane_t *lane, sd_chain_t *chain, uint32_t want, uint64_t now);
 
 /* The reserved room, at most `limit` bytes of it, as at most `max` vectors to

@@ -1,0 +1,234 @@
+<?php
+
+// SPDX-License-Identifier: Apache-2.0
+
+declare(strict_types=1);
+
+namespace Sessiond;
+
+/**
+ * Connection.php: one stream socket that reads exact lengths, writes whole
+ * requests, keeps a deadline, and always knows how the connection ended.
+ *
+ * The end is the hard part. PHP's feof() is true after a reset as well, and
+ * the kernel tells of a reset only once: a buffered fread() that meets it
+ * behind a last piece of data returns the data, swallows the reset, and the
+ * next call looks like an orderly end. So PHP's read buffer is switched off
+ * (each fread() is one recv(), false only for a reset or a time-out) and the
+ * buffer is our own. stream_select() is avoided: it fails for descriptors
+ * above 1023, which a large httpd has.
+ */
+final class Connection
+{
+    /* A write waits anew for each part the kernel takes; small pieces keep the
+     * deadline honest with a server that drinks slowly. */
+    private const WRITE_PIECE = 32768;
+
+    private const READ_LEAST = 8192;
+    private const READ_MOST = 262144;
+
+    /* EAGAIN of connect() on a Unix socket: its backlog is full just now. */
+    private const EAGAIN = 11;
+    private const BACKLOG_PAUSE_US = 2000;
+
+    /** @var resource|null */
+    private $stream;
+
+    private string $received = '';
+
+    /** Did any byte ever arrive? Without one an orderly end is a "no" in sharedance's protocol. */
+    private bool $answered = false;
+
+    /** @param resource $stream */
+    private function __construct($stream)
+    {
+        $this->stream = $stream;
+        \stream_set_read_buffer($stream, 0);
+        \stream_set_write_buffer($stream, 0);
+    }
+
+    public function __destruct()
+    {
+        $this->close();
+    }
+
+    public static function open(Dsn $dsn, Deadline $deadline): self
+    {
+        $context = \stream_context_create(['socket' => ['tcp_nodelay' => true]]);
+        $errno = 0;
+        $error = '';
+        do {
+            $stream = self::quietly(static function () use ($dsn, $deadline, $context, &$errno, &$error) {
+                return \stream_socket_client(
+                    $dsn->address(),
+                    $errno,
+                    $error,
+                    $deadline->left(),
+                    \STREAM_CLIENT_CONNECT,
+                    $context
+                );
+            });
+            if ($stream !== false) {
+                return new self($stream);
+            }
+            if ($deadline->hasPassed()) {
+                throw $deadline->missed();
+            }
+            $busy = $dsn->isUnix() && $errno === self::EAGAIN;
+            if ($busy) {
+                \usleep(self::BACKLOG_PAUSE_US);
+            }
+        } while ($busy);
+        throw SessiondException::of(
+            SessiondException::UNREACHABLE,
+            'cannot connect: ' . ($error !== '' ? $error : "error $errno")
+        );
+    }
+
+    public function close(): void
+    {
+        if ($this->stream !== null) {
+            \fclose($this->stream);
+            $this->stream = null;
+        }
+    }
+
+    public function hasAnswered(): bool
+    {
+        return $this->answered;
+    }
+
+    /** Are there bytes that nobody asked for? Then the two sides are out of step. */
+    public function hasLeftovers(): bool
+    {
+        return $this->received !== '';
+    }
+
+    public function send(string $bytes, Deadline $deadline): void
+    {
+        $length = \strlen($bytes);
+        for ($sent = 0; $sent < $length; $sent += $written) {
+            $piece = \substr($bytes, $sent, self::WRITE_PIECE);
+            $this->limit($deadline);
+            $stream = $this->stream;
+            $written = self::quietly(static function () use ($stream, $piece) {
+                return \fwrite($stream, $piece);
+            });
+            if ($written === false || $written === 0) {
+                if (\stream_get_meta_data($this->stream)['timed_out']) {
+                    throw $deadline->missed();
+                }
+                throw $this->reset();
+            }
+        }
+    }
+
+    /** Exactly so many bytes, or an exception. */
+    public function receive(int $length, Deadline $deadline): string
+    {
+        $bytes = $this->receiveUpTo($length, $deadline);
+        if (\strlen($bytes) < $length) {
+            throw SessiondException::of(
+                SessiondException::CLOSED,
+                $this->answered
+                    ? 'the connection was closed in the middle of an answer'
+                    : 'the connection was closed without an answer'
+            );
+        }
+        return $bytes;
+    }
+
+    /** So many bytes, or fewer when an orderly end comes first. */
+    public function receiveUpTo(int $length, Deadline $deadline): string
+    {
+        while (\strlen($this->received) < $length) {
+            $bytes = $this->receiveSome($length - \strlen($this->received), $deadline);
+            if ($bytes === '') {
+                break;
+            }
+            $this->received .= $bytes;
+        }
+        if (\strlen($this->received) <= $length) {
+            $bytes = $this->received;
+            $this->received = '';
+            return $bytes;
+        }
+        $bytes = \substr($this->received, 0, $length);
+        $this->received = \substr($this->received, $length);
+        return $bytes;
+    }
+
+    /** All bytes up to an orderly end; a reset is an exception, whatever came before it. */
+    public function receiveToEnd(Deadline $deadline): string
+    {
+        $all = $this->received;
+        $this->received = '';
+        while (($bytes = $this->receiveSome(self::READ_MOST, $deadline)) !== '') {
+            $all .= $bytes;
+        }
+        return $all;
+    }
+
+    /** One recv(); '' is the orderly end and nothing else. */
+    private function receiveSome(int $wanted, Deadline $deadline): string
+    {
+        $room = \min(\max($wanted, self::READ_LEAST), self::READ_MOST);
+        for (;;) {
+            $this->limit($deadline);
+            $bytes = \fread($this->stream, $room);
+            if ($bytes !== false && $bytes !== '') {
+                $this->answered = true;
+                return $bytes;
+            }
+            $state = \stream_get_meta_data($this->stream);
+            if ($state['timed_out']) {
+                throw $deadline->missed();
+            }
+            if ($bytes === false) {
+                throw $this->reset();
+            }
+            if ($state['eof']) {
+                return '';
+            }
+            /* Neither data nor an end: interrupted. The deadline bounds this loop. */
+        }
+    }
+
+    private function limit(Deadline $deadline): void
+    {
+        if ($this->stream === null) {
+            throw SessiondException::of(SessiondException::CLOSED, 'the connection is closed');
+        }
+        $left = $deadline->left();
+        \stream_set_timeout($this->stream, (int) $left, (int) (($left - (int) $left) * 1e6));
+    }
+
+    private function reset(): SessiondException
+    {
+        return SessiondException::of(
+            SessiondException::RESET,
+            $this->answered
+                ? 'the connection was reset in the middle of an answer'
+                : 'the connection was reset (is this host in SessiondAllow? a server that drains or is full does this too)'
+        );
+    }
+
+    /**
+     * Runs one call whose warning says nothing that its result does not, under
+     * an error handler of its own: an application's handler may turn even
+     * suppressed warnings into exceptions.
+     *
+     * @return mixed
+     */
+    private static function quietly(callable $call)
+    {
+        \set_error_handler(static function (): bool {
+            return true;
+        });
+        try {
+            return $call();
+        } finally {
+            \restore_error_handler();
+        }
+    }
+}

@@ -1,0 +1,136 @@
+#!/usr/bin/perl
+# SPDX-License-Identifier: Apache-2.0
+#
+# real_server.t: our handler against the real module, over TCP, IPv6 and a Unix
+# socket. The fake servers show what the handler does with any answer; this
+# shows that the module gives the answers it is written for: that one
+# connection carries a page, that sharedance's clients and ours see the same
+# sessions, and that a page notices neither a graceful restart nor the death of
+# the session process between its read and its write.
+use v5.36;
+use File::Basename qw(dirname);
+use lib dirname(__FILE__) . '/lib', dirname(__FILE__) . '/../lib';
+use Test::More;
+use PhpTest;
+use Sessiond::Test::Client ();
+use Sessiond::Test::Httpd  ();
+use Sessiond::Test::Net qw(has_ipv6 now nap);
+
+plan skip_all => 'no php' unless php_binary();
+
+my $OPTIONS = '?timeout=60';
+my $COUNT   = '$_SESSION["n"] = ($_SESSION["n"] ?? 0) + 1; echo session_id(), " ", $_SESSION["n"], "\n";';
+my $SHOW    = 'echo session_id(), " ", json_encode($_SESSION), "\n";';
+
+my $ipv6  = has_ipv6() ? "SessiondListen [::1]:%PORT2%\n" : '';
+my $httpd = Sessiond::Test::Httpd->new(name => 'php', config => <<"END")->start;
+SessiondListen 127.0.0.1:%PORT%
+SessiondListen unix:%ROOT%/run/sessiond.sock 0666
+SessiondMaxSize 4M
+$ipv6
+END
+my $tcp  = 'tcp://127.0.0.1:' . $httpd->port . $OPTIONS;
+my $unix = 'unix://' . $httpd->root . "/run/sessiond.sock$OPTIONS";
+my $old  = Sessiond::Test::Client->new($httpd->port);    # what speaks only S, F and D
+
+sub clean ($got, $name) {
+    is($got->{err}, '', "$name: without a complaint");
+    return $got->{out};
+}
+
+my %way = (TCP => $tcp, 'Unix socket' => $unix, $ipv6 ? (IPv6 => 'tcp://[::1]:' . $httpd->port(2) . $OPTIONS) : ());
+for my $name (sort keys %way) {
+    for my $strict (0, 1) {
+        subtest "$name, strict mode $strict" => sub {
+            my @ini = ('session.use_strict_mode' => $strict, 'session.serialize_handler' => 'php_serialize');
+            my ($id, $n) = split ' ', clean(page($way{$name}, undef, $COUNT, @ini), 'a new session');
+            is($n, 1, 'starts at 1');
+            is(clean(page($way{$name}, $id, $COUNT, @ini), 'a second process'), "$id 2\n", 'sees it');
+            is(clean(page($way{$name}, $id, $SHOW, @ini), 'unchanged'), qq{$id {"n":2}\n}, 'stays');
+            is_deeply([ $old->fetch($id) ], [ 'ok', 'a:1:{s:1:"n";i:2;}' ], 'a sharedance client sees the same');
+            is($old->store($id, 'a:1:{s:1:"n";i:7;}'), 'ok', 'and may write it');
+            is(clean(page($way{$name}, $id, $COUNT, @ini), 'after that'), "$id 8\n", 'we see its work');
+            my ($new) = split ' ', clean(page($way{$name}, $id, "session_regenerate_id(true); $COUNT", @ini), 'regenerate_id(true)');
+            is(($old->fetch($id))[0], 'no', 'the old id is gone');
+            is(clean(page($way{$name}, $new, $SHOW, @ini), 'the new id'), qq{$new {"n":9}\n}, 'has the data');
+            my ($empty) = split ' ', clean(page($way{$name}, undef, $SHOW, @ini, 'session.serialize_handler' => 'php'), 'an empty session');
+            is(clean(page($way{$name}, $empty, $SHOW, @ini), 'an empty session'), "$empty []\n", 'keeps its id');
+            is(clean(page($way{$name}, $new, 'var_dump(session_destroy());', @ini), 'destroy'), "bool(true)\n", 'is true');
+            is(($old->fetch($new))[0], 'no', 'the session is gone');
+            is(clean(page($way{$name}, undef, 'var_dump(session_destroy());', @ini), 'destroy, never stored'), "bool(true)\n", 'is true too');
+        };
+    }
+}
+
+subtest 'one connection' => sub {
+    my $before = $httpd->status;
+    page($tcp, 'connection-0123456789abcd', $COUNT, 'session.use_strict_mode' => 0);
+    my $after = $httpd->status;
+    my %grew = map { $_ => $after->{"Sessiond$_"} - $before->{"Sessiond$_"} } qw(ConnectionsAccepted Hellos GetHits GetMisses Writes BadRequests);
+    is_deeply(\%grew, { ConnectionsAccepted => 1, Hellos => 1, GetHits => 0, GetMisses => 1, Writes => 1, BadRequests => 0 }, 'carries a whole page');
+};
+
+subtest 'large and binary values' => sub {
+    my $id   = 'large-0123456789abcdefghi';
+    my $hash = 'echo md5($_SESSION["v"]), " ", strlen($_SESSION["v"]), "\n";';
+    for my $dsn ($tcp, $unix) {
+        for my $value ('random_bytes(2 << 20)', 'implode("", array_map("chr", range(0, 255)))') {
+            my $stored = clean(page($dsn, $id, "\$_SESSION['v'] = $value; $hash"), $value);
+            is(clean(page($dsn, $id, $hash), 'a second process'), $stored, "$value: comes back whole");
+        }
+        my $got = page($dsn, $id, '$_SESSION["v"] = str_repeat("x", 5 << 20);', memory_limit => '256M');
+        like($got->{err}, qr/was not stored .*SessiondMaxSize/, 'a value that is too large: the server\'s reason is told');
+        my ($length) = clean(page($dsn, $id, $hash), 'afterwards') =~ / (\d+)/;
+        is($length, 256, 'the earlier value is kept');
+    }
+};
+
+# Runs a page that waits in the middle, does something meanwhile, lets it end.
+sub interrupted ($dsn, $id, $code, $meanwhile) {
+    my $folder = File::Temp->newdir('sessiond-XXXXXX', DIR => '/tmp');
+    my $pid = open(my $page, '-|') // die "fork: $!\n";
+    if (!$pid) {
+        my $got = page($dsn, $id, "touch('$folder/in'); while (!file_exists('$folder/out')) usleep(5000); $code");
+        print "$got->{out}$got->{err}";
+        close STDOUT;
+        POSIX::_exit(0);
+    }
+    my $until = now() + 60;
+    nap(0.01) until -e "$folder/in" || now() > $until;
+    $meanwhile->();
+    open my $signal, '>', "$folder/out" or die $!;
+    my $out = join '', <$page>;
+    close $page;
+    return $out;
+}
+
+subtest 'between the read and the write' => sub {
+    for my $dsn ($tcp, $unix) {
+        my $id = 'meanwhile-0123456789abcde';
+        my $n  = (split ' ', page($dsn, $id, $COUNT)->{out})[1];
+        is(interrupted($dsn, $id, $COUNT, sub { $httpd->graceful }), "$id " . ++$n . "\n", 'a graceful restart: nobody notices');
+        is(interrupted($dsn, $id, $COUNT, sub { $httpd->wait_respawn($httpd->kill_sessiond) }), "$id " . ++$n . "\n", 'SIGKILL of the session process: nobody notices');
+        is(page($dsn, $id, $COUNT)->{out}, "$id " . ++$n . "\n", 'every count is stored');
+        like(interrupted($dsn, $id, $COUNT, sub { page($dsn, $id, 'session_destroy();') }), qr/was not stored .*removed it meanwhile/, 'a log-out: the write is dropped');
+        is(($old->fetch($id))[0], 'no', 'and the session stays removed');
+    }
+};
+
+subtest 'respawning' => sub {
+    my $id = 'respawn-0123456789abcdefg';
+    $old->store($id, 'n|i:41;');
+    my $pid = $httpd->kill_sessiond;
+    is(page($tcp, $id, $COUNT)->{out}, "$id 42\n", 'a page right after a SIGKILL waits for the next process');
+    $httpd->wait_respawn($pid);
+};
+
+$httpd->allow_log(qr/exit signal Killed|session process.*(?:kill|signal|ended|died|exit)/i);
+my $store_id = 'outage-0123456789abcdefgh';
+$old->store($store_id, 'n|i:41;');
+is($httpd->check, 'clean', 'the store is sound');
+$httpd->finish;
+for my $dsn ($tcp, $unix) {
+    like(page($dsn, $store_id, $COUNT)->{out}, qr/^threw Sessiond\\SessiondException\(3\): .*cannot connect/, 'httpd stopped: session_start() throws');
+}
+
+done_testing();

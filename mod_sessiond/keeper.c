@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <time.h>
 
 #include <apr_strings.h>
 
@@ -131,19 +132,66 @@ static void halt(sd_loop_t *loop, void *what)
     pthread_mutex_unlock(&h->lock);
 }
 
-void sd_keeper_check(sd_keeper_t *k)
+typedef struct sd_walk {
+    sd_store_t *store;
+    const char *rule;
+    uint64_t where;
+} sd_walk_t;
+
+static void *walk(void *data)
 {
-    sd_board_t *board = k->server->board;
-    sd_halt_t h = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, false };
-    const char *rule = "no memory to halt the threads";
-    uint32_t posted = 0;
-    uint64_t where = 0, began;
+    sd_walk_t *w = data;
+
+    w->rule = sd_store_check(w->store, &w->where);
+    return NULL;
+}
+
+/* In a thread of its own, so that this one can beat. */
+static void walk_and_beat(sd_walk_t *w, void (*beat)(void *data), void *data)
+{
+    struct timespec t;
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, walk, w) != 0) {
+        (void)walk(w);
+        return;
+    }
+    do {
+        beat(data);
+        clock_gettime(CLOCK_REALTIME, &t);
+        t.tv_sec++;
+    } while (pthread_timedjoin_np(thread, NULL, &t) != 0);
+}
+
+static void publish_check(sd_board_t *board, const sd_walk_t *w, uint64_t took)
+{
     char text[SD_BOARD_TEXT];
 
+    if (w->rule) {
+        apr_snprintf(text, sizeof text, "%s (at %" APR_UINT64_T_FMT ")", w->rule, w->where);
+        sd_log(ERR, 0, "check of the store: %s", text);
+    }
+    else {
+        apr_cpystrn(text, "clean", sizeof text);
+        sd_log(NOTICE, 0, "check of the store: clean, in %" APR_UINT64_T_FMT " ms", took);
+    }
+    sd_board_text_set(board->last_check, text);
+    atomic_fetch_add(&board->checks, 1);
+}
+
+void sd_keeper_check(sd_keeper_t *k, void (*beat)(void *data), void *data)
+{
+    sd_halt_t h = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, false };
+    sd_walk_t w = { k->server->store, "no memory to halt the threads", 0 };
+    uint32_t posted = 0;
+    uint64_t began;
+
     /* a repair that is under way would have to be taken into account; finish it */
-    while (k->repairing)
+    while (k->repairing) {
         repair(k, sd_clock_ms());
-    sd_board_text_set(board->last_check, "running");
+        beat(data);
+    }
+    sd_board_text_set(k->server->board->last_check, "running");
     while (posted < k->server->loops && sd_loop_post(k->server->loop[posted], halt, &h))
         posted++;
     pthread_mutex_lock(&h.lock);
@@ -151,22 +199,11 @@ void sd_keeper_check(sd_keeper_t *k)
         pthread_cond_wait(&h.changed, &h.lock);
     began = sd_clock_ms();
     if (posted == k->server->loops)
-        rule = sd_store_check(k->server->store, &where);
+        walk_and_beat(&w, beat, data);
     h.go_on = true;
     pthread_cond_broadcast(&h.changed);
     while (h.halted > 0)
         pthread_cond_wait(&h.changed, &h.lock);
     pthread_mutex_unlock(&h.lock);
-
-    if (rule) {
-        apr_snprintf(text, sizeof text, "%s (at %" APR_UINT64_T_FMT ")", rule, where);
-        sd_log(ERR, 0, "check of the store: %s", text);
-    }
-    else {
-        apr_cpystrn(text, "clean", sizeof text);
-        sd_log(NOTICE, 0, "check of the store: clean, in %" APR_UINT64_T_FMT " ms",
-               sd_clock_ms() - began);
-    }
-    sd_board_text_set(board->last_check, text);
-    atomic_fetch_add(&board->checks, 1);
+    publish_check(k->server->board, &w, sd_clock_ms() - began);
 }

@@ -288,6 +288,16 @@ static void stop_all(sd_retained_t *r)
         }
 }
 
+/* If the next configuration does not load this module, nobody will tell the
+ * session process to go. So it is told now that it will hear from us again. */
+static void announce_restart(sd_retained_t *r)
+{
+    sd_child_t *child = serving_child(r);
+
+    if (child)
+        (void)send(child->control, "r", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 /* pconf goes: at a restart the process serves on until its successor is there,
  * at a stop it goes too. */
 static apr_status_t end_of_config(void *data)
@@ -295,12 +305,16 @@ static apr_status_t end_of_config(void *data)
     sd_retained_t *r = sd_retained_get();
 
     (void)data;
-    if (r && ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_EXITING) {
+    if (!r)
+        return APR_SUCCESS;
+    if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_EXITING) {
         stop_all(r);
         sd_listener_set_shutdown(&r->listeners);
         if (r->board)
             atomic_store(&r->board->state, SD_STATE_OFF);
     }
+    else
+        announce_restart(r);
     return APR_SUCCESS;
 }
 
@@ -351,8 +365,10 @@ int sd_process_open(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
     if (!r)
         return OK; /* said in post_config */
     apr_pool_cleanup_register(pconf, NULL, end_of_config, apr_pool_cleanup_null);
-    if (r->started || config->endpoints->nelts == 0)
-        return OK;
+    if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG)
+        r->starting = true;
+    if (!r->starting || config->endpoints->nelts == 0)
+        return OK; /* a running httpd: post_config does it, and never fails */
     if (!sd_listener_set_open(&r->listeners, config, true, ptemp)
         || !sd_retained_make_segment(r, config, s->process->pool))
         return HTTP_INTERNAL_SERVER_ERROR;
@@ -368,10 +384,11 @@ static void reopen(sd_retained_t *r, const sd_config_t *config, apr_pool_t *ptem
     if (!r->segment && config->endpoints->nelts > 0
         && sd_retained_make_segment(r, config, s->process->pool))
         sd_retained_share_segment(r, false);
-    if (r->memory_configured != 0 && r->memory_configured != config->memory)
+    if (r->segment && config->memory != r->memory_made && config->memory != r->memory_told)
         sd_log(WARNING, 0, "SessiondMemory was changed from %" APR_UINT64_T_FMT " to %"
                APR_UINT64_T_FMT " bytes: this takes effect at the next stop and start; a restart "
-               "keeps the memory and the sessions in it", r->memory_configured, config->memory);
+               "keeps the memory and the sessions in it", r->memory_made, config->memory);
+    r->memory_told = config->memory;
 }
 
 int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
@@ -390,10 +407,9 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
     }
     present_config = sd_config_get(s);
     present_pconf = pconf;
-    if (r->started)
+    if (!r->starting)
         reopen(r, present_config, ptemp, s);
-    r->started = true;
-    r->memory_configured = r->segment ? present_config->memory : 0;
+    r->starting = false;
     reap(r);
     for (i = 0; i < SD_PROCESSES_MAX; i++)
         if (r->child[i].proc.pid > 0)

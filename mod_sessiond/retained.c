@@ -99,6 +99,7 @@ bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_p
     }
     r->segment_base = apr_shm_baseaddr_get(r->segment);
     r->segment_bytes = apr_shm_size_get(r->segment);
+    r->memory_made = config->memory;
     wrong = sd_segment_format(r->segment_base, r->segment_bytes, seed, sd_clock_ms());
     if (wrong) {
         ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, ap_server_conf,

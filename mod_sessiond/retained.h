@@ -29,12 +29,14 @@ typedef struct sd_child {
 
 typedef struct sd_retained {
     uint32_t version, bytes; /* of this struct */
-    bool started;            /* the first start is over: from now on nothing may fail */
+    bool starting;           /* httpd's first pass has been seen and its start is not over:
+                              * only then may a failure end httpd */
     apr_shm_t *segment;
     apr_shm_t *board_memory;
     void *segment_base;
     uint64_t segment_bytes;
-    uint64_t memory_configured; /* SessiondMemory when last looked at, 0 = not yet */
+    uint64_t memory_made;    /* SessiondMemory that the segment was made for */
+    uint64_t memory_told;    /* another SessiondMemory that the log has spoken of */
     sd_board_t *board;
     sd_listener_set_t listeners;
     sd_child_t child[SD_PROCESSES_MAX];

@@ -36,6 +36,7 @@
 
 #define TICK_MS 100
 #define DRAIN_MS 1000
+#define ABANDONED_MS 600000   /* a restart that takes longer: see is_abandoned */
 #define STOP_MS 5000          /* for threads to end after the drain */
 #define EARLIER_MS 3000       /* an earlier process that does not go is killed */
 #define DESCRIPTORS_BESIDE 128 /* beside the clients' own */
@@ -270,10 +271,34 @@ static uint64_t slowest_loop(const sd_server_t *server, uint64_t now)
     return worst;
 }
 
+/* Nobody will serve these sockets any more: others still hold them, so they are
+ * shut down rather than closed. */
+static void abandon_listeners(sd_server_t *server)
+{
+    sd_log(NOTICE, 0, "mod_sessiond is no longer loaded: sessions are no longer served");
+    sd_listener_set_shutdown(server->listeners);
+}
+
+/* The parent has said that it restarts. True: so long ago that the module
+ * cannot be in its configuration any more. */
+static bool is_abandoned(const sd_start_t *start, uint64_t now, uint64_t *restart_at)
+{
+    char word;
+
+    if (recv(start->control, &word, 1, MSG_DONTWAIT) == 1)
+        *restart_at = now;
+    return *restart_at != 0 && now - *restart_at > ABANDONED_MS;
+}
+
+static void beat_during_check(void *data)
+{
+    tell_parent(data, SD_NEWS_BEAT, 0);
+}
+
 static void serve(const sd_start_t *start, sd_server_t *server, int signals)
 {
     sd_keeper_t keeper;
-    uint64_t next_beat = 0;
+    uint64_t next_beat = 0, restart_at = 0;
     bool term = false;
 
     sd_keeper_setup(&keeper, server);
@@ -286,13 +311,17 @@ static void serve(const sd_start_t *start, sd_server_t *server, int signals)
         term = read_signals(signals, &check);
         now = sd_clock_ms();
         if (check)
-            sd_keeper_check(&keeper);
+            sd_keeper_check(&keeper, beat_during_check, (void *)(uintptr_t)start);
         sd_keeper_tick(&keeper, now);
-        if (now >= next_beat) {
-            tell_parent(start, SD_NEWS_BEAT, slowest_loop(server, now));
-            next_beat = now + 1000;
-            if (getppid() != start->parent)
-                term = true;
+        if (now < next_beat)
+            continue;
+        tell_parent(start, SD_NEWS_BEAT, slowest_loop(server, now));
+        next_beat = now + 1000;
+        if (getppid() != start->parent)
+            term = true;
+        if (is_abandoned(start, now, &restart_at)) {
+            abandon_listeners(server);
+            term = true;
         }
     }
 }

@@ -43,9 +43,6 @@ final class Extended
     /** Has a server answered our hello in this request? Then it is no plain sharedanced. */
     private bool $known = false;
 
-    /** @var string[] what the server says it can do */
-    private array $features = [];
-
     public function __construct(Dsn $dsn)
     {
         $this->dsn = $dsn;
@@ -159,10 +156,9 @@ final class Extended
             throw SessiondException::of(SessiondException::MALFORMED, 'the answer is not to our hello (wrong nonce)');
         }
         $greeting = \substr($body, self::NONCE);
-        if (\preg_match('~^mod_sessiond/[!-\~]+((?: [!-\~]+)*) ?$~D', $greeting, $part) !== 1) {
+        if (\preg_match('~^mod_sessiond/[!-\~]+(?: [!-\~]*)*$~D', $greeting) !== 1) {
             throw SessiondException::of(SessiondException::MALFORMED, 'the answer to our hello is not mod_sessiond\'s');
         }
-        $this->features = $part[1] === '' ? [] : \explode(' ', \substr($part[1], 1));
         $this->known = true;
     }
 

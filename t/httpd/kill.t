@@ -15,6 +15,7 @@ use Sessiond::Test::Net   qw(now nap is_alive);
 
 my $KILLS   = $ENV{SESSIOND_TEST_LONG} ? 10 : 3;
 my $BETWEEN = $ENV{SESSIOND_TEST_LONG} ? 2 : 0.7;
+my $RATE    = $ENV{SESSIOND_TEST_LONG} ? 3000 : 1000;     # two cores carry the clients, httpd and us
 
 for my $mpm (qw(event prefork)) {
     my $h = Sessiond::Test::Httpd->new(name => 'kill', mpm => $mpm, config => <<'END')->start;
@@ -24,9 +25,9 @@ SessiondThreads 2
 END
     $h->allow_log(qr/exit signal Killed|session process.*(?:kill|signal|ended|died|exit)/i);
 
-    my $load = Sessiond::Test::Load->new(addr => $h->port, clients => 64, extended => 0.25, rate => 3000,
+    my $load = Sessiond::Test::Load->new(addr => $h->port, clients => 64, extended => 0.25, rate => $RATE,
         http => [$h->http_port, '/ok.txt'])->start;
-    $h->wait_for(sub { $load->acknowledged_bytes > 50_000 }, 60, 'the load');
+    $h->wait_for(sub { $h->value('Stores') > 500 }, 60, 'the load');
 
     my (%pids, @gaps);
     for my $n (1 .. $KILLS) {
@@ -51,6 +52,8 @@ END
     is($sum->{denied}, 0, "$mpm: no store was answered by an orderly close");
     is($sum->{http_failed}, 0, "$mpm: no page failed ($sum->{http_ok} served)");
     cmp_ok($sum->{stored}, '>', 500, "$mpm: there was load ($sum->{stored} stores)");
+    # A machine may stall once; a backoff that grows with every kill shows here.
+    cmp_ok(scalar(grep { $_ > 1 } @gaps), '<=', $KILLS < 10 ? 1 : $KILLS / 5, "$mpm: the successor served within a second");
     cmp_ok($sum->{longest_gap}, '<', 5, "$mpm: nobody waited long");
     is_deeply([grep { !/^http_why/ } keys %{ $sum->{other} }], [], "$mpm: nothing else happened");
 

@@ -128,7 +128,8 @@ for my $mpm ($ENV{SESSIOND_TEST_LONG} ? qw(event prefork) : 'event') {
         is($status, 0, 'graceful');
         $h->wait_for(sub { $one->open eq 'refused' }, 30, 'a refused connect');
         $h->wait_for(sub { !is_alive($pid) }, 30, 'the end of the session process');
-        $h->wait_for(sub { $h->value('State') eq 'off' }, 30, 'the state off');
+        ok($h->eventually(sub { $h->value('State') eq 'off' }, 20), 'the status says off')
+            or diag 'it says ' . $h->value('State');
         is(($h->get('/ok.txt'))[0], 200, 'pages are served');
         is(scalar(grep { $_ == $pid } process_group($parent)), 0, 'no session process is left');
         $turn->($base, 'and given again');

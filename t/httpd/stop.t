@@ -86,7 +86,7 @@ END
     {
         $h->start;
         my $load = Sessiond::Test::Load->new(addr => $h->port, clients => 16, extended => 0.5, rate => 500, timeout => 20)->start;
-        $h->wait_for(sub { $load->acknowledged_bytes > 2_000 }, 60, 'the load');
+        $h->wait_for(sub { $h->value('Stores') > 200 }, 60, 'the load');
         my ($pid, $session) = ($h->pid, $h->sessiond_pid);
         kill TERM => $pid;
         $nothing_left->('under load', $pid, $session);

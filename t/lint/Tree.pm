@@ -37,7 +37,8 @@ sub is_made ($path) { return $path =~ $MADE }
 # A test or benchmark that was compiled in place.
 sub is_program ($file) {
     open my $fh, '<:raw', $file or return 0;
-    return read($fh, my $magic, 4) == 4 && $magic eq "\x7fELF";
+    my $got = read $fh, my $magic, 4;
+    return $got == 4 && $magic eq "\x7fELF";
 }
 
 sub files ($pattern) {

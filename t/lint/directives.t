@@ -14,8 +14,10 @@ use Tree qw(files slurp code_only);
 
 my @FIELDS = qw(Description Syntax Default Context);
 
+# The names in the table of commands, whatever macro makes the entry.
 sub declared ($source) {
-    return code_only($source) =~ /\bAP_INIT_\w+\s*\(\s*"(Sessiond\w+)"/g;
+    my ($table) = code_only($source) =~ /\bcommand_rec\s+\w+\[\]\s*=\s*\{(.*?)\n\};/s or return;
+    return $table =~ /\b\w+\s*\(\s*"(Sessiond\w+)"/g;
 }
 
 # name => { field => 1 } of every section whose heading names a directive.
@@ -43,14 +45,15 @@ sub missing ($have, $want) {
     return [ sort grep { !$have{$_} } @$want ];
 }
 
-is_deeply([declared('AP_INIT_TAKE1("SessiondA", f), AP_INIT_ITERATE ( "SessiondB", g) /* AP_INIT_X("SessiondC" */')],
+is_deeply([declared(qq{f("SessiondX %s");\nconst command_rec c[] = {\n AP_INIT_TAKE1("SessiondA", f),
+    NUMBER ( "SessiondB", g) /* AP_INIT_X("SessiondC" */\n};\nf("SessiondY");\n})],
     [qw(SessiondA SessiondB)], 'declarations are found');
 my %sample = documented("## SessiondA\n**Description:** x\n| Syntax | `a` |\n## Notes\nDefault: no\n");
 is_deeply(\%sample, { SessiondA => { Description => 1, Syntax => 1 } }, 'fields are found in their section only');
 is_deeply([sampled("SessiondA 1\n#SessiondB 2\n# on SessiondC one\n")], [qw(SessiondA SessiondB)], 'samples are found');
 
 my @declared = sort(declared(slurp('mod_sessiond/config.c')));
-cmp_ok(scalar @declared, '>', 0, 'config.c declares directives') or BAIL_OUT('config.c: no AP_INIT_ line was found');
+cmp_ok(scalar @declared, '>', 0, 'config.c declares directives') or BAIL_OUT('config.c: no table of commands was found');
 
 my %documented = documented(slurp('doc/directives.md'));
 is_deeply(missing([keys %documented], \@declared), [], 'every directive has its entry in doc/directives.md');

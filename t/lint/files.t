@@ -13,7 +13,8 @@ use Tree qw(files slurp is_text);
 use constant MAX_LINES => 650;
 
 # Spelt so that this file does not find itself.
-my $UNDONE  = join '|', map { "\\b$_\\b" } 'TO' . 'DO', 'FIX' . 'ME', 'XX' . 'X', 'HA' . 'CK';
+# ($ in front: TAP's word for a known failure.)
+my $UNDONE  = join '|', map { "(?<!\\\$)\\b$_\\b" } 'TO' . 'DO', 'FIX' . 'ME', 'XX' . 'X', 'HA' . 'CK';
 my $PRIVATE = qr{(?<![\w.\$\}\)%])/(?:home|work|root|Users)/};
 # Others' words, verbatim.
 my %VERBATIM = (LICENSE => 1);

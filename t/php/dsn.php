@@ -174,4 +174,12 @@ same(Key::mask('abcdefghijkl0123456789'), 'abcd...', 'a masked id');
 same(Key::mask('abcdefgh'), '...', 'a short id shows nothing');
 same(Key::mask("a\n\xff\"" . str_repeat('x', 20)), 'a??"...', 'a masked id holds no control bytes');
 
+$sample = parse_ini_file(dirname(__DIR__, 2) . '/conf/php-sessiond.ini');
+foreach ($sample as $name => $value) {
+    ok(ini_get($name) !== false, "the sample ini: PHP knows $name");
+}
+good($sample['session.save_path'], 'tcp://127.0.0.1:1042');
+ok(preg_match('~/Sessiond/prepend\.php$~D', $sample['auto_prepend_file']) === 1, 'the sample ini: the folder that make install uses');
+same($sample['session.use_strict_mode'], '1', 'the sample ini: strict mode is on');
+
 echo "1..$tests\n";

@@ -369,15 +369,18 @@ static void a_full_reply_holds_a_value_back(void **state)
     t.len = 0;
     for (i = 0; i < 40; i++)
         head(&t, 'G', "key", 0);
-    assert_int_equal(sd_wire_feed(&t.wire, &t.exec, t.frame, t.len, &used, &t.reply), SD_AFTER_KEEP);
+    assert_int_equal(sd_wire_feed(&t.wire, &t.exec, t.frame, t.len, &used, &t.reply),
+                     SD_AFTER_KEEP);
     assert_true(sd_reply_is_full(&t.reply));
     t.len = 0;
     head(&t, 'W', "other", 0);
-    assert_int_equal(sd_wire_feed(&t.wire, &t.exec, t.frame, t.len, &used, &t.reply), SD_AFTER_KEEP);
+    assert_int_equal(sd_wire_feed(&t.wire, &t.exec, t.frame, t.len, &used, &t.reply),
+                     SD_AFTER_KEEP);
     assert_int_equal(used, 0);
     assert_int_equal(counter_sum(&t.f, writes), 1);
     sd_reply_discard(&t.reply, t.exec.lane);
-    assert_int_equal(sd_wire_feed(&t.wire, &t.exec, t.frame, t.len, &used, &t.reply), SD_AFTER_KEEP);
+    assert_int_equal(sd_wire_feed(&t.wire, &t.exec, t.frame, t.len, &used, &t.reply),
+                     SD_AFTER_KEEP);
     assert_int_equal(used, t.len);
     assert_int_equal(counter_sum(&t.f, writes), 2);
     talk_close(&t);

@@ -30,8 +30,10 @@
 /* As connection.c has them. */
 #define VECTORS 255
 #define READ_AHEAD 65536u
-/* Transcripts up to this length are cut at every position. */
+/* Transcripts up to this length are cut at every position; those that fill the
+ * store first, which takes its time, up to that. */
 #define EVERY_POSITION 1500u
+#define EVERY_POSITION_FILLED 60u
 
 typedef enum { WHOLE, SPLIT, BYTES, RANDOM, CUT } way_t;
 static const char *const way_names[] = { "whole", "split", "byte by byte", "random", "given up" };
@@ -333,7 +335,8 @@ static void check_answer(run_t *r, const step_t *talk)
 /* What does not count requests but memory and time, or belongs to sockets. */
 static bool is_counted(size_t i)
 {
-    return i != offsetof(sd_counters_t, blocks_used) / 8 && i != offsetof(sd_counters_t, busy_us) / 8;
+    return i != offsetof(sd_counters_t, blocks_used) / 8
+           && i != offsetof(sd_counters_t, busy_us) / 8;
 }
 
 static void check_counters(run_t *r, const step_t *talk, const uint64_t *before)
@@ -474,23 +477,29 @@ static bool try_way(const transcript_t *t, way_t way, bool direct, size_t positi
 /* Stops at the first way that goes wrong: the others mostly go wrong with it. */
 static bool try_all(const transcript_t *t, bool quick)
 {
-    size_t position, stride = t->length > EVERY_POSITION ? t->length / 97 : 1, seed;
+    size_t position, stride = 1, seed, every = EVERY_POSITION, i;
     int direct;
 
+    for (i = 0; i < t->steps; i++)
+        if (t->step[i].kind == STEP_FILL)
+            every = EVERY_POSITION_FILLED;
+    if (t->length > every)
+        stride = t->length / (every == EVERY_POSITION ? 97 : 31) + 1;
     if (quick)
-        stride = t->length > EVERY_POSITION ? t->length / 11 : 7;
+        stride = t->length / 11 + 7;
     for (direct = 0; direct <= 1; direct++) {
         if (!try_way(t, WHOLE, direct, 0) || !try_way(t, BYTES, direct, 0))
             return false;
         for (position = 1; position < t->length; position++) {
-            if (position % stride != 0 && (quick || t->edges > 40 || !near_edge(t, position)))
+            if (position % stride != 0
+                && (quick || t->edges > 40 || every != EVERY_POSITION || !near_edge(t, position)))
                 continue;
             if (!may_cut(t, position))
                 continue;
             if (!try_way(t, SPLIT, direct, position) || !try_way(t, CUT, direct, position))
                 return false;
         }
-        for (seed = 0; seed < (quick ? 2u : 20u); seed++)
+        for (seed = 0; seed < (quick ? 2u : every == EVERY_POSITION ? 20u : 8u); seed++)
             if (!try_way(t, RANDOM, direct, seed))
                 return false;
     }

@@ -353,12 +353,14 @@ sub stop ($self) {
     my $pid = $self->{pid} // $self->_pid_from_file;
     my $clean = 1;
     if ($pid) {
-        kill TERM => $pid if is_alive($pid);
+        my $led = is_alive($pid);
+        kill TERM => $pid if $led;
         my $until = now() + 40;
         nap(0.02) while is_alive($pid) && now() < $until;
         $clean = 0 if is_alive($pid);
-        # Children of an ended parent go by themselves; one that stays is a finding.
-        $until = now() + 5;
+        # Children of a parent that ended in order go by themselves; one that
+        # stays is a finding. Those of a killed one are left to us.
+        $until = now() + ($led ? 5 : 0.2);
         nap(0.02) while process_group($pid) && now() < $until;
         if (my @left = process_group($pid)) {
             $clean = 0;
@@ -413,15 +415,19 @@ sub sessiond_pid ($self) { return $self->value('Pid') }
 # Waits until the code returns something true, which is returned; dies with
 # the name of what did not happen and the log.
 sub wait_for ($self, $code, $seconds = $LONG, $what = 'the condition') {
+    my $value = $self->eventually($code, $seconds);
+    return $value if $value;
+    Test::More::diag($self->error_log_tail);
+    croak "$what did not happen within $seconds s";
+}
+
+# The same for a test of its own: false when it never came.
+sub eventually ($self, $code, $seconds = $LONG) {
     my $until = now() + $seconds;
     my $pause = 0.01;
     while (1) {
         my $value = $code->();
-        return $value if $value;
-        if (now() > $until) {
-            Test::More::diag($self->error_log_tail);
-            croak "$what did not happen within $seconds s";
-        }
+        return $value if $value || now() > $until;
         nap($pause);
         $pause = $pause * 1.5 if $pause < 0.1;
     }

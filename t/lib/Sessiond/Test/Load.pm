@@ -212,13 +212,6 @@ sub _http_client ($self, $result, $is_over) {
     return;
 }
 
-# Acknowledged stores so far, by the size of nothing: a rough sign of life.
-sub acknowledged_bytes ($self) {
-    my $bytes = 0;
-    $bytes += -s $_ // 0 for glob "$self->{dir}/*.ledger";
-    return $bytes;
-}
-
 # Asks all clients to end and waits for them.
 sub stop ($self) {
     kill TERM => keys %{ $self->{pids} };

@@ -85,8 +85,17 @@ void sd_connection_reset(sd_loop_t *loop, sd_connection_t *c)
     end(loop, c);
 }
 
+/* What was only looked at so far is taken out of the socket. */
+static void release_held(sd_connection_t *c)
+{
+    if (c->held > 0)
+        c->transport->discard(c->fd, c->held);
+    c->held = 0;
+}
+
 static void close_in_order(sd_loop_t *loop, sd_connection_t *c)
 {
+    release_held(c);
     if (c->reset_set)
         c->transport->end_is_reset(c->fd, false);
     end(loop, c);
@@ -129,6 +138,15 @@ static void wait_for_input(sd_loop_t *loop, sd_connection_t *c)
 
     c->state = READING;
     set_interest(loop, c, SD_POLL_READ);
+    /* a death of ours in the middle of a request must not look like a "no" */
+    if (!idle && !c->wire.persistent && !c->reset_set) {
+        c->transport->end_is_reset(c->fd, true);
+        c->reset_set = true;
+    }
+    if (c->wire.persistent && !c->kept_alive) {
+        c->transport->keep_alive(c->fd);
+        c->kept_alive = true;
+    }
     if (idle && c->ever_complete) {
         c->since = 0;
         sd_timer_set(&loop->wheel, &c->timer,
@@ -198,6 +216,7 @@ static sent_t send_reply(sd_loop_t *loop, sd_connection_t *c, sd_reply_t *reply,
 
 static void linger(sd_loop_t *loop, sd_connection_t *c)
 {
+    release_held(c);
     c->transport->half_close(c->fd);
     c->state = LINGERING;
     set_interest(loop, c, SD_POLL_READ);
@@ -220,6 +239,7 @@ static bool follow(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
         sd_connection_reset(loop, c);
         return false;
     case SD_AFTER_PENDING:
+        release_held(c);
         c->state = WAITING;
         set_interest(loop, c, 0);
         return false;
@@ -233,6 +253,7 @@ static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
     c->stalled = malloc(sizeof *c->stalled);
     if (!c->stalled)
         return false;
+    release_held(c); /* the reset is armed by now */
     *c->stalled = loop->reply;
     sd_reply_clear(&loop->reply);
     c->after = (uint8_t)after;
@@ -294,7 +315,13 @@ static void input_ended(sd_loop_t *loop, sd_connection_t *c)
     close_in_order(loop, c);
 }
 
-/* Reads once and processes it. True: there may be more to read at once. */
+/* Reads once and processes it. True: there may be more to read at once.
+ *
+ * The first bytes are only looked at and stay in the socket until they are
+ * answered: were we killed in between, the kernel would otherwise end the
+ * connection in order, and a sharedance client take that for "no such
+ * session". A one-shot request pays one short call for it; arming the reset
+ * by SO_LINGER would cost twice as much. */
 static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
 {
     struct iovec iov[VECTORS];
@@ -309,7 +336,13 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
     room = sizeof loop->scratch - kept;
     iov[n].iov_base = loop->scratch + kept;
     iov[n].iov_len = room;
-    got = c->transport->receive(c->fd, iov, n + 1);
+    if (!c->ever_read) {
+        got = c->transport->peek(c->fd, loop->scratch, room);
+        c->ever_read = got > 0;
+        c->held = got > 0 ? (uint32_t)got : 0;
+    }
+    else
+        got = c->transport->receive(c->fd, iov, n + 1);
     if (got == -EAGAIN) {
         wait_for_input(loop, c);
         return false;
@@ -331,6 +364,7 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
         sd_wire_received(&c->wire, &loop->exec, (size_t)got < direct ? (size_t)got : direct);
     if (!process(loop, c, loop->scratch, kept + ((size_t)got > direct ? (size_t)got - direct : 0)))
         return false;
+    release_held(c);
     if ((size_t)got < direct + room) {
         wait_for_input(loop, c);
         return false;

@@ -16,6 +16,9 @@ typedef struct sd_connection {
     bool polled;
     bool reset_set;       /* the descriptor's end would be a reset */
     bool ever_complete;   /* a request has been answered */
+    bool ever_read;
+    bool kept_alive;
+    uint32_t held;        /* bytes looked at that are still in the socket, see read_once */
     uint8_t interest;
     uint8_t after;        /* sd_after_t: what follows the stalled reply */
     const sd_transport_t *transport;

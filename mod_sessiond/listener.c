@@ -53,8 +53,8 @@ static int open_tcp(const apr_sockaddr_t *at, bool dual, int *err)
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (at->family == AF_INET6)
         (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, dual ? &off : &on, sizeof on);
-    /* What every connection wants is set here once and inherited. */
-    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    /* What every connection wants is set here once and inherited. Not keep-alive:
+     * it would cost each one-shot connection a kernel timer. */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &on, sizeof on);
     if (bind(fd, (const struct sockaddr *)&at->sa, at->salen) != 0) {

@@ -97,36 +97,6 @@ static void refuse(int fd, const sd_transport_t *transport)
     transport->close(fd);
 }
 
-/* Once for each address and minute. */
-static void log_refused(sd_loop_t *loop, const struct sockaddr_storage *peer)
-{
-    char now_name[64], name[64];
-    sd_refused_t *r;
-    int i;
-
-    sd_address_print(peer, now_name, sizeof now_name);
-    for (i = 0; i < SD_REFUSED_KEPT; i++) {
-        r = &loop->refused[i];
-        if (r->until == 0)
-            continue;
-        sd_address_print(&r->peer, name, sizeof name);
-        if (strcmp(name, now_name) == 0) {
-            if (r->until > loop->exec.now)
-                return;
-            break;
-        }
-    }
-    if (i == SD_REFUSED_KEPT) {
-        r = &loop->refused[loop->refused_next++ % SD_REFUSED_KEPT];
-        /* a flood from many addresses must not fill the log either */
-        if (r->until > loop->exec.now)
-            return;
-    }
-    r->peer = *peer;
-    r->until = loop->exec.now + 60000;
-    sd_log(WARNING, 0, "refused a connection from %s: not in SessiondAllow", now_name);
-}
-
 /* True: there may be more. */
 static bool accept_some(sd_loop_t *loop, sd_loop_listener_t *l)
 {
@@ -151,7 +121,7 @@ static bool accept_some(sd_loop_t *loop, sd_loop_listener_t *l)
         if (l->transport == &sd_transport_tcp
             && !sd_allow_peer(&loop->server->config->allow, &peer, fd)) {
             sd_count(loop->counters, refused_address);
-            log_refused(loop, &peer);
+            sd_strangers_log(&loop->server->strangers, &peer, loop->exec.now);
             refuse(fd, l->transport);
             continue;
         }

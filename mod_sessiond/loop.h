@@ -37,13 +37,6 @@ typedef struct sd_letter {
     void *what;
 } sd_letter_t;
 
-/* Strangers that were refused lately, so that each is logged once a minute. */
-typedef struct sd_refused {
-    struct sockaddr_storage peer;
-    uint64_t until; /* ms */
-} sd_refused_t;
-#define SD_REFUSED_KEPT 64
-
 typedef struct sd_loop {
     sd_source_t mailbox_source;
     sd_server_t *server;
@@ -73,8 +66,6 @@ typedef struct sd_loop {
     sd_letter_t *mailbox;           /* newest first */
 
     _Atomic uint64_t beat;          /* ms: when it last turned */
-    sd_refused_t refused[SD_REFUSED_KEPT];
-    uint32_t refused_next;
     uint8_t scratch[SD_LOOP_SCRATCH + 1024];
 } sd_loop_t;
 

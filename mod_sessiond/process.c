@@ -30,7 +30,7 @@
 
 #define STOP_MS 4000          /* bounded wait at the end of httpd */
 #define HANG_SECONDS 30
-#define SERVED_A_MOMENT APR_TIME_C(250000) /* us: less is a failure to start */
+#define SERVED_A_MOMENT_MS 250 /* less is a failure to start */
 #define DELAY_FIRST_MS 100
 #define DELAY_MOST_MS 30000
 
@@ -68,8 +68,8 @@ static void hear(sd_child_t *child)
     while (recv(child->control, &news, sizeof news, MSG_DONTWAIT) == (ssize_t)sizeof news) {
         switch (news.kind) {
         case SD_NEWS_READY:
-            child->ready = true;
-            child->ready_at = child->heard = apr_time_now();
+            child->ready_at = news.at;
+            child->heard = apr_time_now();
             break;
         case SD_NEWS_BEAT:
             if (news.stalled_ms < HANG_SECONDS * 1000)
@@ -112,7 +112,7 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
     hear(child);
     /* prefork sends SIGTERM to its whole process group when it stops */
     expected = child->retiring || (status == 0 && is_stopping());
-    served = child->ready && apr_time_now() - child->ready_at >= SERVED_A_MOMENT;
+    served = child->ready_at != 0 && sd_clock_ms() - child->ready_at >= SERVED_A_MOMENT_MS;
     forget(child);
     if (expected)
         return;
@@ -416,10 +416,10 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
             register_child(&r->child[i]);
     before = serving_child(r);
     if (sd_listener_set_count(&r->listeners) == 0 || !r->segment) {
+        if (r->board) /* before it is told to go: what it puts up then is not the last word */
+            atomic_store(&r->board->state, SD_STATE_OFF);
         retire_all(r, NULL);
         sd_listener_set_shutdown(&r->listeners);
-        if (r->board)
-            atomic_store(&r->board->state, SD_STATE_OFF);
         if (before)
             sd_log(NOTICE, 0, "no SessiondListen any more: sessions are no longer served (they "
                    "are kept until httpd stops)");
@@ -452,7 +452,7 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
         if (child->proc.pid <= 0)
             continue;
         hear(child);
-        if (child->ready && apr_time_now() - child->heard > apr_time_from_sec(HANG_SECONDS)) {
+        if (child->ready_at != 0 && apr_time_now() - child->heard > apr_time_from_sec(HANG_SECONDS)) {
             sd_log(ERR, 0, "session process %" APR_PID_T_FMT " has a thread that hangs for over %d "
                    "s: killing it", child->proc.pid, HANG_SECONDS);
             (void)kill(child->proc.pid, SIGKILL);

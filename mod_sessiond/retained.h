@@ -22,8 +22,7 @@ typedef struct sd_child {
     apr_proc_t proc;     /* pid 0 = this place is empty */
     int control;         /* our end; its other end closes when the process dies */
     bool retiring;       /* told to go */
-    bool ready;          /* it has served */
-    apr_time_t ready_at;
+    uint64_t ready_at;   /* sd_clock_ms() when it began to serve, 0 = it has not */
     apr_time_t heard;    /* when it last said that all its threads turn */
 } sd_child_t;
 

@@ -61,7 +61,7 @@ uint64_t sd_clock_ms(void)
 
 static void tell_parent(const sd_start_t *start, sd_news_kind_t kind, uint64_t stalled_ms)
 {
-    sd_news_t news = { (uint32_t)kind, (uint32_t)stalled_ms };
+    sd_news_t news = { (uint32_t)kind, (uint32_t)stalled_ms, sd_clock_ms() };
 
     (void)send(start->control, &news, sizeof news, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
@@ -338,7 +338,7 @@ static void set_board(const sd_start_t *start, const sd_server_t *server)
     atomic_store(&b->threads, server->loops);
     atomic_store(&b->max_connections, start->config->max_connections);
     atomic_store(&b->max_size, server->limits.max_size);
-    atomic_store(&b->memory_size, usage.size);
+    atomic_store(&b->memory_size, start->segment_bytes);
     atomic_store(&b->blocks, usage.blocks);
     atomic_store(&b->block_bytes, (uint32_t)usage.block_bytes);
 }
@@ -371,15 +371,18 @@ void sd_server_run(const sd_start_t *start)
     static sd_server_t server; /* in .bss: this process has one */
     int signals = take_signals();
 
-    atomic_store(&start->board->state, SD_STATE_STARTING);
+    uint32_t running = SD_STATE_RUNNING;
+
     settle(start);
     wait_before_start(start, signals);
+    atomic_store(&start->board->state, SD_STATE_STARTING);
     if (wait_for_earlier(start, signals))
         leave(start, SD_EXIT_OK);
 
     server.config = start->config;
     server.board = start->board;
     server.listeners = start->listeners;
+    sd_strangers_setup(&server.strangers);
     server.loops = sd_config_threads(start->config);
     server.limits.max_size = sd_config_max_size(start->config);
     if (server.limits.max_size > start->segment_bytes / 8 * 7)
@@ -396,7 +399,12 @@ void sd_server_run(const sd_start_t *start)
 
     serve(start, &server, signals);
 
-    atomic_store(&start->board->state, SD_STATE_DRAINING);
+    /* the parent may have put up "off", a successor "starting" */
+    (void)atomic_compare_exchange_strong(&start->board->state, &running, SD_STATE_DRAINING);
+    /* Without httpd nobody will accept again. Daemons of other modules may still
+     * hold the sockets, so closing them would not do. */
+    if (getppid() != start->parent)
+        sd_listener_set_shutdown(start->listeners);
     if (stop_loops(&server))
         sd_store_detach(&server.store);
     else

@@ -13,6 +13,7 @@
 #include "config.h"
 #include "listener.h"
 #include "protocol/wire.h"
+#include "strangers.h"
 
 struct sd_loop;
 
@@ -40,6 +41,7 @@ typedef struct sd_server {
     uint32_t loops;
     _Atomic uint32_t connections; /* open, over all loops */
     sd_listener_set_t *listeners;
+    sd_strangers_t strangers;
 } sd_server_t;
 
 /* What travels over the control socket, one packet each, to the parent. */
@@ -47,6 +49,7 @@ typedef enum { SD_NEWS_READY = 1, SD_NEWS_BEAT, SD_NEWS_FAILED } sd_news_kind_t;
 typedef struct sd_news {
     uint32_t kind;
     uint32_t stalled_ms; /* BEAT: for how long the slowest loop thread has not turned */
+    uint64_t at;         /* sd_clock_ms(): the parent may read it much later */
 } sd_news_t;
 
 /* Exit codes. 7 and 15 would stop all of httpd and are never used; those that

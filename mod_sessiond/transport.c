@@ -19,6 +19,34 @@ static ssize_t plain_receive(int fd, struct iovec *iov, int n)
     return got < 0 ? -errno : got;
 }
 
+static ssize_t plain_peek(int fd, void *buffer, size_t room)
+{
+    ssize_t got;
+
+    do
+        got = recv(fd, buffer, room, MSG_PEEK);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : got;
+}
+
+/* TCP drops them without a copy. */
+static void tcp_discard(int fd, size_t n)
+{
+    (void)recv(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
+}
+
+static void unix_discard(int fd, size_t n)
+{
+    char away[4096];
+    ssize_t got;
+
+    for (; n > 0; n -= (size_t)got) {
+        got = recv(fd, away, n < sizeof away ? n : sizeof away, MSG_DONTWAIT);
+        if (got <= 0)
+            return;
+    }
+}
+
 static ssize_t plain_send(int fd, struct iovec *iov, int n, bool last)
 {
     struct msghdr msg;
@@ -45,6 +73,19 @@ static void tcp_end_is_reset(int fd, bool yes)
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }
 
+static void tcp_keep_alive(int fd)
+{
+    int on = 1;
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+/* A Unix socket's peer cannot vanish unnoticed. */
+static void no_keep_alive(int fd)
+{
+    (void)fd;
+}
+
 static void no_reset(int fd, bool yes)
 {
     (void)fd;
@@ -62,6 +103,8 @@ static void plain_close(int fd)
 }
 
 const sd_transport_t sd_transport_tcp
-    = { "tcp", plain_receive, plain_send, tcp_end_is_reset, plain_half_close, plain_close };
+    = { "tcp", plain_receive, plain_peek, tcp_discard, plain_send, tcp_end_is_reset,
+        tcp_keep_alive, plain_half_close, plain_close };
 const sd_transport_t sd_transport_unix
-    = { "unix", plain_receive, plain_send, no_reset, plain_half_close, plain_close };
+    = { "unix", plain_receive, plain_peek, unix_discard, plain_send, no_reset, no_keep_alive,
+        plain_half_close, plain_close };

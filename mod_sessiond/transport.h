@@ -14,17 +14,24 @@
 typedef struct sd_transport {
     const char *name;
     ssize_t (*receive)(int fd, struct iovec *iov, int n);
+    /* The same into one buffer, but the bytes stay in the socket: while they do,
+     * its end is a reset, even if we are killed. */
+    ssize_t (*peek)(int fd, void *buffer, size_t room);
+    /* Takes `n` bytes that were looked at out of the socket. */
+    void (*discard)(int fd, size_t n);
     /* `last`: nothing follows but the close, so hold it back and let them leave
      * together */
     ssize_t (*send)(int fd, struct iovec *iov, int n, bool last);
     /* Makes the end of the descriptor, however it comes, a reset; or not. */
     void (*end_is_reset)(int fd, bool yes);
+    /* The connection stays: let the kernel find out when the peer is gone. */
+    void (*keep_alive)(int fd);
     void (*half_close)(int fd);
     void (*close)(int fd);
 } sd_transport_t;
 
 extern const sd_transport_t sd_transport_tcp;
-/* The same without resets, which Unix sockets do not have. */
+/* The same without end_is_reset, which Unix sockets do not have. */
 extern const sd_transport_t sd_transport_unix;
 
 #endif

@@ -70,7 +70,8 @@ subtest 'who holds the listening sockets' => sub {
         ok(scalar(grep { $http{$_} } keys %$open), 'but has the web listener, so we could see') if is_alive($pid);
     }
     SKIP: {
-        skip 'the session process hides its descriptors from an ordinary user', 2 unless -r "/proc/$session/fd/0" || $> == 0;
+        skip 'the session process hides its descriptors from an ordinary user', 2
+            unless -r "/proc/$session/fd/0" || $> == 0;
         my $open = socket_inodes($session);
         is(scalar(grep { $listens{$_} } keys %$open), scalar(keys %listens), 'the session process has them');
         is(scalar(grep { $http{$_} } keys %$open), 0, 'and not the web listener');

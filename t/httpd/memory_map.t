@@ -51,7 +51,8 @@ sub has_bytes ($pid, $bytes) {
 
 for my $mpm (qw(event prefork)) {
     my $cgid = Sessiond::Test::Httpd->has_module('cgid');
-    my $h = Sessiond::Test::Httpd->new(name => 'memory_map', mpm => $mpm, modules => [$cgid ? 'cgid' : ()], config => <<'END')->start;
+    my $h = Sessiond::Test::Httpd->new(name => 'memory_map', mpm => $mpm,
+        modules => [$cgid ? 'cgid' : ()], config => <<'END')->start;
 SessiondListen 127.0.0.1:%PORT%
 SessiondMemory 37M
 END

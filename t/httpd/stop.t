@@ -85,7 +85,8 @@ END
     # a stop under load
     {
         $h->start;
-        my $load = Sessiond::Test::Load->new(addr => $h->port, clients => 16, extended => 0.5, rate => 500, timeout => 20)->start;
+        my $load = Sessiond::Test::Load->new(addr => $h->port, clients => 16, extended => 0.5, rate => 500,
+            timeout => 20)->start;
         $h->wait_for(sub { $h->value('Stores') > 200 }, 60, 'the load');
         my ($pid, $session) = ($h->pid, $h->sessiond_pid);
         kill TERM => $pid;

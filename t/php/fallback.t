@@ -79,6 +79,12 @@ subtest 'what is no sharedance' => sub {
     like($got->{err}, qr/was not stored .*closed without an answer/, 'closed hellos after a good one are an outage');
     unlike($server->types, qr/[SF]/, 'F and S were not tried');
 
+    $hellos = 0;
+    $server = FakeServer->start(hook => sub ($s, $f) { $f->{type} eq 'P' && $hellos++ ? ['close'] : undef })->put($ID, 'n|i:41;');
+    $got = page($server->dsn($LONG), $ID, "$COUNT session_write_close(); session_start(); $COUNT");
+    like($got->{out}, qr/^n=42\nthrew Sessiond\\SessiondException\(6\): /, 'nor at a second session of the page');
+    unlike($server->types, qr/[SF]/, 'F and S were not tried');
+
     # A tunnel or proxy in front of a server that is down closes everything in order.
     my $tunnel = FakeServer->start(hook => sub { ['close'] })->put($ID, 'n|i:41;');
     for my $strict (0, 1) {

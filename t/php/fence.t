@@ -90,6 +90,14 @@ subtest 'versions within one page' => sub {
     is($server->value($got->{out}), 'n|i:3;', 'the new id has the data');
 };
 
+subtest 'the handler by itself' => sub {
+    my $server = FakeServer->start;
+    my $got = php('$h = new Sessiond\SessiondHandler("' . $server->dsn($LONG) . '"); $h->open("", "x"); $i = "' . $ID . '"; echo json_encode(['
+            . '$h->read($i), $h->write($i, "one"), $h->write($i, "two"), $h->updateTimestamp($i, "two"), $h->read($i), $h->destroy($i), $h->gc(1), $h->close()]);');
+    is("$got->{out}$got->{err}", '["",true,true,true,"two",true,0,true]', 'every function gives what the interfaces say');
+    is($server->types, 'PGWWWGD', 'a write takes the version that the write before gave');
+};
+
 subtest 'a server that only says B' => sub {
     my $server = FakeServer->start(hook => sub ($s, $f) { $f->{type} eq 'W' ? [ 'keep', FakeServer::reply('B') ] : undef })->put($ID, 'n|i:41;');
     my $got = page($server->dsn('?timeout=0.5'), $ID, $COUNT);

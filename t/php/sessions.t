@@ -205,6 +205,10 @@ subtest 'registering' => sub {
     my $folder = File::Temp->newdir('sessiond-XXXXXX', DIR => '/tmp');
     is(clean(php("session_save_path('$folder'); session_start(); \$_SESSION['a'] = 1; include '$src/prepend.php'; echo session_module_name(), ' ', session_status(), \"\\n\";",
                 'session.save_path' => '/tmp', 'auto_prepend_file' => ''), 'prepend.php with a session active'), "files 2\n", 'does nothing');
+    my $own = 'class Own extends SessionHandler {} session_set_save_handler(new Own, true);';
+    is(clean(php("$own include '$src/prepend.php'; session_save_path('$folder'); session_start(); echo session_status(), \"\\n\";", %dsn, 'auto_prepend_file' => ''),
+            'a page\'s own handler'), "2\n", 'is left alone');
+    is($server->types, '', 'the server was not asked');
     is(clean(php("ini_set('session.save_path', '" . $server->dsn . "'); require '$src/prepend.php'; $who", 'auto_prepend_file' => ''), 'a late include'), "user user\n", 'registers');
     is(clean(php("require '$src/autoload.php'; Sessiond\\SessiondHandler::register('" . $server->dsn . "'); session_start(); echo 'yes', \"\\n\";",
                 'auto_prepend_file' => '', 'session.save_path' => '/nonexistent'), 'register() with a DSN'), "yes\n", 'needs no save_path');

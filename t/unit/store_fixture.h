@@ -114,8 +114,8 @@ dice_t dice_new(uint64_t seed);
 uint64_t dice_roll(dice_t *d);
 uint32_t dice_below(dice_t *d, uint32_t n); /* 0 to n - 1 */
 
-/* How many operations a loop makes: `usual`, divided under valgrind and the
- * sanitizers, or SESSIOND_TEST_OPS. Never less than `least`. */
+/* How many operations a loop makes: `usual`, or less under valgrind and the
+ * sanitizers, at most SESSIOND_TEST_OPS; in any case not less than `least`. */
 uint32_t test_ops(uint32_t usual, uint32_t least);
 bool slowed_down(void); /* valgrind or a sanitizer */
 bool under_valgrind(void);

@@ -119,8 +119,9 @@ static void only_live_keys_may_use_the_reserve(void **state)
         assert_int_equal(sd_store_get(f.lane, dead.bytes, dead.len, f.now, &reader), SD_OK);
         fill_up(&f, 0, f.now + LIVE);
         f.now += 10;
-        assert_int_equal(sd_chain_open(f.lane, &chain, none.bytes, none.len, f.now), SD_FULL);
+        assert_int_not_equal(item_of(&f, &dead), 0); /* in the index yet, and expired */
         assert_int_equal(put_try(&f, &dead, 3, 300, f.now + LIVE), SD_FULL);
+        assert_int_equal(sd_chain_open(f.lane, &chain, none.bytes, none.len, f.now), SD_FULL);
         assert_int_equal(sd_blocks_free_count(f.store), reserve);
         assert_int_equal(sd_chain_open(f.lane, &chain, live.bytes, live.len, f.now), SD_OK);
         /* all of the reserve, and not a block more */

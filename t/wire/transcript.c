@@ -259,6 +259,7 @@ static void read_limit(reader_t *r)
         text_add(&greeting, "", 1);
         free((void *)(uintptr_t)t->limits.greeting);
         t->limits.greeting = (const char *)greeting.at;
+        free(greeting.any);
     }
     else
         fail(r, "no limit is called '%s'", r->at);

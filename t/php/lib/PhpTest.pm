@@ -59,7 +59,7 @@ sub _arguments (%ini) {
 
 sub _file ($code) {
     state $n = 0;
-    my $name = "$dir/page" . ++$n . '.php';
+    my $name = "$dir/page$$-" . ++$n . '.php';
     open my $fh, '>', $name or die "$name: $!\n";
     print {$fh} "<?php\n$code\n";
     close $fh or die "$name: $!\n";

@@ -191,8 +191,9 @@ sub _fetch_extended ($client, $key) {
         : ($reply->{type} eq 'N' ? 'no' : "reply $reply->{type}", '');
 }
 
-# On a persistent connection an end is no answer.
-sub _cut ($outcome) { return $outcome eq 'no' || $outcome eq 'partial' ? 'closed' : $outcome }
+# On a persistent connection any end is no answer. Counted apart: a restart may
+# cut connections that stay, but has time to finish a request of its own.
+sub _cut ($outcome) { return $outcome =~ /^(?:no|partial|reset)$/ ? 'cut' : $outcome }
 
 sub _http_client ($self, $result, $is_over) {
     my ($port, $path) = @{ $self->{http} };
@@ -235,11 +236,12 @@ sub wait ($self) {
     return $self->summary;
 }
 
-my @COUNTED = qw(stored fetched missed wrong denied refused reset closed timeout);
+my @COUNTED = qw(stored fetched missed wrong denied refused reset cut timeout);
 
 # A hash of counts over all clients: stored, fetched (right), missed (fetch of
 # an acknowledged key said no), wrong (not what was stored), denied (a store
-# got an orderly end), refused, reset, closed, timeout; longest_gap in seconds;
+# got an orderly end), refused, reset (of a one-shot request), cut (the end of a
+# persistent connection in the middle of a call), timeout; longest_gap in seconds;
 # http_ok, http_failed, http_refused, longest_http; other: what else there was.
 sub summary ($self) {
     return $self->{summary} if $self->{summary} || %{ $self->{pids} };
@@ -260,7 +262,7 @@ sub summary ($self) {
 
 sub describe ($self) {
     my $sum  = $self->summary;
-    my $text = join ', ', map { "$_ $sum->{$_}" } grep { $sum->{$_} || /^(?:stored|fetched|reset)$/ } @COUNTED;
+    my $text = join ', ', map { "$_ $sum->{$_}" } grep { $sum->{$_} || /^(?:stored|fetched|reset|cut)$/ } @COUNTED;
     $text .= sprintf ', longest gap %.2f s', $sum->{longest_gap};
     $text .= sprintf '; HTTP ok %d, failed %d, slowest %.2f s', @$sum{qw(http_ok http_failed longest_http)}
         if $self->{http};

@@ -334,7 +334,6 @@ static void set_board(const sd_start_t *start, const sd_server_t *server)
     sd_store_usage(server->store, &usage);
     atomic_store(&b->pid, (int64_t)getpid());
     atomic_store(&b->started, (int64_t)time(NULL));
-    atomic_store(&b->down_since, 0);
     atomic_store(&b->threads, server->loops);
     atomic_store(&b->max_connections, start->config->max_connections);
     atomic_store(&b->max_size, server->limits.max_size);
@@ -393,6 +392,7 @@ void sd_server_run(const sd_start_t *start)
     set_board(start, &server);
     start_loops(start, &server);
     atomic_store(&start->board->state, SD_STATE_RUNNING);
+    atomic_store(&start->board->down_since, 0); /* last: until now the pages told of the outage */
     tell_parent(start, SD_NEWS_READY, 0);
     sd_log(INFO, 0, "process %" APR_PID_T_FMT " serves sessions with %u threads", getpid(),
            server.loops);

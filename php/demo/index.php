@@ -65,7 +65,8 @@ function visit(string $action): array
             . ' and session.save_path to a DSN such as tcp://127.0.0.1:1042.'
         );
     }
-    if (!session_start()) {
+    // strict: an id that we did not give out is replaced, whatever a cookie says
+    if (!session_start(['use_strict_mode' => 1])) {
         throw new RuntimeException('PHP could not start the session; its error log says why.');
     }
     $note = '';

@@ -97,6 +97,12 @@ static const char *busy_text(const sd_report_t *report)
     return text;
 }
 
+#define INDEX(field, key, kind, text) INDEX_##field,
+enum { SD_COUNTER_TABLE(INDEX) };
+#undef INDEX
+#define COUNTER true
+#define GAUGE false
+
 static void sum_counters(sd_report_t *report, uint64_t sum[SD_COUNTERS])
 {
     uint32_t lane;
@@ -112,13 +118,14 @@ static void sum_counters(sd_report_t *report, uint64_t sum[SD_COUNTERS])
 #undef SUM
         (void)i;
     }
+    /* what one thread adds another takes away: read in between, a gauge's sum
+     * can be below 0 */
+#define CLAMP(field, key, kind, text) \
+    if (kind == GAUGE && (int64_t)sum[INDEX_##field] < 0) \
+        sum[INDEX_##field] = 0;
+    SD_COUNTER_TABLE(CLAMP)
+#undef CLAMP
 }
-
-#define INDEX(field, key, kind, text) INDEX_##field,
-enum { SD_COUNTER_TABLE(INDEX) };
-#undef INDEX
-#define COUNTER true
-#define GAUGE false
 
 static void add_memory(sd_report_t *report)
 {

@@ -10,6 +10,7 @@
 
 #include <httpd.h>
 #include <http_config.h>
+#include <http_core.h>
 #include <apr_strings.h>
 
 #include "config.h"
@@ -244,6 +245,16 @@ const command_rec sd_config_commands[] = {
     { .name = NULL }
 };
 
+/* At a start and for -t the configuration is refused. In a restart httpd would
+ * end for it, and with it sessions that are served well: an address may have
+ * moved to another host, a name server be away. */
+static int refuse_if_possible(void)
+{
+    return ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG
+               ? HTTP_INTERNAL_SERVER_ERROR
+               : OK;
+}
+
 int sd_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
     sd_config_t *config = sd_config_get(s);
@@ -258,7 +269,7 @@ int sd_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
                      "not fit into SessiondMemory %" APR_UINT64_T_FMT "; give at most %"
                      APR_UINT64_T_FMT " or raise SessiondMemory", config->max_size, config->memory,
                      most);
-        return HTTP_INTERNAL_SERVER_ERROR;
+        return refuse_if_possible();
     }
     for (i = 0; i < config->endpoints->nelts; i++) {
         const char *err
@@ -266,7 +277,7 @@ int sd_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
 
         if (err) {
             ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s, "sessiond: %s", err);
-            return HTTP_INTERNAL_SERVER_ERROR;
+            return refuse_if_possible();
         }
     }
     return OK;

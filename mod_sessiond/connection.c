@@ -18,7 +18,7 @@ enum { READING, SENDING, LINGERING, WAITING };
 #define VECTORS 256
 #define LINGER_MS 1000u
 #define SPARES_KEPT 1024u
-/* What one connection may read before the others have their turn. */
+/* What one connection may read, or be sent, before the others have their turn. */
 #define TURN_BYTES (1u << 20)
 
 /* ---- life ---- */
@@ -122,6 +122,15 @@ static uint64_t ms(uint32_t seconds)
     return (uint64_t)seconds * 1000;
 }
 
+/* From now on our end is a reset until the reply is out, even if we are killed. */
+static void arm_reset(sd_connection_t *c)
+{
+    if (c->reset_set)
+        return;
+    c->transport->end_is_reset(c->fd, true);
+    c->reset_set = true;
+}
+
 /* Until when a request under way may make no progress, and until when it must
  * be complete: SessiondTimeout plus a second for each 64 KB. */
 static uint64_t request_due(const sd_loop_t *loop, const sd_connection_t *c)
@@ -137,12 +146,6 @@ static void wait_for_input(sd_loop_t *loop, sd_connection_t *c)
     bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
 
     c->state = READING;
-    set_interest(loop, c, SD_POLL_READ);
-    /* a death of ours in the middle of a request must not look like a "no" */
-    if (!idle && !c->wire.persistent && !c->reset_set) {
-        c->transport->end_is_reset(c->fd, true);
-        c->reset_set = true;
-    }
     if (c->wire.persistent && !c->kept_alive) {
         c->transport->keep_alive(c->fd);
         c->kept_alive = true;
@@ -154,6 +157,7 @@ static void wait_for_input(sd_loop_t *loop, sd_connection_t *c)
     }
     else
         sd_timer_set(&loop->wheel, &c->timer, request_due(loop, c));
+    set_interest(loop, c, SD_POLL_READ); /* last: what cannot be polled is ended by the timer */
 }
 
 /* Keeps what has been read and cannot be used yet. False: no memory. */
@@ -199,12 +203,11 @@ static sent_t send_reply(sd_loop_t *loop, sd_connection_t *c, sd_reply_t *reply,
         if (sent < 0)
             sent = 0;
         sd_count_add(loop->counters, bytes_out, sent);
+        loop->turn_sent += (size_t)sent;
         done = sd_reply_advance(reply, loop->lane, (size_t)sent);
-        if (!done && !c->reset_set) {
-            c->transport->end_is_reset(c->fd, true);
-            c->reset_set = true;
-        }
-        if ((size_t)sent < bytes)
+        if (!done)
+            arm_reset(c);
+        if ((size_t)sent < bytes || (!done && loop->turn_sent >= TURN_BYTES))
             return STALLED;
     }
     if (c->reset_set) {
@@ -219,8 +222,8 @@ static void linger(sd_loop_t *loop, sd_connection_t *c)
     release_held(c);
     c->transport->half_close(c->fd);
     c->state = LINGERING;
-    set_interest(loop, c, SD_POLL_READ);
     sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + LINGER_MS);
+    set_interest(loop, c, SD_POLL_READ);
 }
 
 /* The reply has gone out. False: the connection is gone too, or waits. */
@@ -253,13 +256,16 @@ static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
     c->stalled = malloc(sizeof *c->stalled);
     if (!c->stalled)
         return false;
-    release_held(c); /* the reset is armed by now */
+    /* Before a close it stays in the socket: a Unix socket has no other way to
+     * end in a reset. */
+    if (after != SD_AFTER_CLOSE)
+        release_held(c);
     *c->stalled = loop->reply;
     sd_reply_clear(&loop->reply);
     c->after = (uint8_t)after;
     c->state = SENDING;
-    set_interest(loop, c, SD_POLL_WRITE);
     sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + ms(loop->server->config->timeout));
+    set_interest(loop, c, SD_POLL_WRITE);
     return true;
 }
 
@@ -297,6 +303,11 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
         }
         if (!full)
             break;
+        if (loop->turn_sent >= TURN_BYTES) { /* the others' turn; the rest at the next event */
+            if (!keep_input(c, in + at, len - at) || !stall(loop, c, SD_AFTER_KEEP))
+                sd_connection_reset(loop, c);
+            return false;
+        }
     }
     if (!keep_input(c, in + at, len - at)) {
         sd_connection_reset(loop, c);
@@ -364,6 +375,9 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
         sd_wire_received(&c->wire, &loop->exec, (size_t)got < direct ? (size_t)got : direct);
     if (!process(loop, c, loop->scratch, kept + ((size_t)got > direct ? (size_t)got - direct : 0)))
         return false;
+    /* a death of ours in the middle of a request must not look like a "no" */
+    if (!c->wire.persistent && !(sd_wire_is_idle(&c->wire) && c->input_len == 0))
+        arm_reset(c);
     release_held(c);
     if ((size_t)got < direct + room) {
         wait_for_input(loop, c);
@@ -415,6 +429,7 @@ void sd_connection_open(sd_loop_t *loop, int fd, const sd_transport_t *transport
     c->fd = fd;
     c->transport = transport;
     c->since = loop->exec.now;
+    loop->turn_sent = 0;
     read_some(loop, c);
 }
 
@@ -451,6 +466,7 @@ static void send_more(sd_loop_t *loop, sd_connection_t *c)
 
 void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, bool writable)
 {
+    loop->turn_sent = 0;
     switch (c->state) {
     case READING:
         if (readable)

@@ -133,7 +133,7 @@ static sd_listener_t *empty_place(sd_listener_set_t *set)
 /* Puts a socket into the set and listens. The queue's length may have changed:
  * listening again sets it. */
 static bool adopt(sd_listener_set_t *set, sd_listener_t *l, int fd, const char *label,
-                  const sd_config_t *config, int *err)
+                  bool is_unix, const sd_config_t *config, int *err)
 {
     if (!l)
         l = empty_place(set);
@@ -146,10 +146,27 @@ static bool adopt(sd_listener_set_t *set, sd_listener_t *l, int fd, const char *
         return false;
     }
     l->fd = fd;
+    l->is_unix = is_unix; /* the allow-list is asked for the others only */
     l->wanted = true;
     l->retiring = false;
     apr_cpystrn(l->label, label, sizeof l->label);
     return true;
+}
+
+/* The mode may have changed. The directory may belong to the web user, who
+ * could put a link in the place of the socket: root must not follow it. */
+static void set_mode(const sd_endpoint_t *e)
+{
+    int fd = open(e->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    char path[64];
+    struct stat st;
+
+    if (fd < 0)
+        return;
+    apr_snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode))
+        (void)chmod(path, e->mode);
+    close(fd);
 }
 
 static bool open_unix_endpoint(sd_listener_set_t *set, const sd_endpoint_t *e,
@@ -159,15 +176,14 @@ static bool open_unix_endpoint(sd_listener_set_t *set, const sd_endpoint_t *e,
     int fd = l ? l->fd : open_unix(e, err);
 
     if (l)
-        (void)chmod(e->path, e->mode);
-    if (fd < 0 || !adopt(set, l, fd, e->path, config, err)) {
+        set_mode(e);
+    if (fd < 0 || !adopt(set, l, fd, e->path, true, config, err)) {
         if (!l && fd >= 0) {
             close(fd);
             unlink(e->path);
         }
         return false;
     }
-    find(set, e->path)->is_unix = true;
     return true;
 }
 
@@ -207,7 +223,7 @@ static bool open_tcp_endpoint(sd_listener_set_t *set, const sd_endpoint_t *e,
                 continue;
             return false;
         }
-        if (!adopt(set, l, fd, label, config, err)) {
+        if (!adopt(set, l, fd, label, false, config, err)) {
             if (!l)
                 close(fd);
             return false;
@@ -294,8 +310,6 @@ void sd_listener_set_shutdown(sd_listener_set_t *set)
         if (l->is_unix && !l->retiring)
             (void)unlink(l->label);
         (void)shutdown(l->fd, SHUT_RDWR);
-        close(l->fd);
-        l->fd = -1;
     }
 }
 

@@ -43,9 +43,10 @@ int sd_listener_set_count(const sd_listener_set_t *set);
 
 /* Parent: the session process has those that retire; let go of them here. */
 void sd_listener_set_forget_retiring(sd_listener_set_t *set);
-/* Parent: stop listening on all of them, for every process that holds them. */
+/* Stops listening on all of them, for every process that holds them. They stay
+ * open: threads of this process may still use the numbers. */
 void sd_listener_set_shutdown(sd_listener_set_t *set);
-/* Web children: close them; the parent and the session process go on. */
+/* Closes them in this process; others that hold them go on. */
 void sd_listener_set_close(sd_listener_set_t *set);
 
 #endif

@@ -58,6 +58,7 @@ typedef struct sd_loop {
 
     sd_exec_t exec;                 /* exec.now is the loop's clock */
     sd_reply_t reply;               /* the one being built */
+    size_t turn_sent;               /* bytes sent to the connection whose turn it is */
     bool draining, stopped;
     uint64_t drain_until;
 

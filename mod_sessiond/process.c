@@ -37,7 +37,7 @@
 static const sd_config_t *present_config; /* of this load of the module; on pconf */
 static apr_pool_t *present_pconf;
 
-static void start_child(sd_retained_t *r);
+static bool start_child(sd_retained_t *r);
 
 /* ---- children ---- */
 
@@ -139,7 +139,7 @@ static void maintain(int reason, void *data, apr_wait_t status)
     note_end(r, child, reason == APR_OC_REASON_DEATH ? status : -1);
     if (was_serving && !is_stopping()) {
         atomic_fetch_add(&r->board->respawns, 1);
-        start_child(r);
+        (void)start_child(r); /* if it fails, the monitor tries again */
     }
 }
 
@@ -148,16 +148,27 @@ static void register_child(sd_child_t *child)
     apr_proc_other_child_register(&child->proc, maintain, child, NULL, present_pconf);
 }
 
-/* Reaps those that died while nobody was registered: between two pconfs. */
+/* Reaps those that died while nobody was registered: between two pconfs, or
+ * while the configuration did not load us. In the second case httpd has reaped
+ * it, its number may be anybody's by now, and its sockets have been shut down. */
 static void reap(sd_retained_t *r)
 {
     int i, status;
 
     for (i = 0; i < SD_PROCESSES_MAX; i++) {
         sd_child_t *child = &r->child[i];
+        pid_t gone;
 
-        if (child->proc.pid > 0 && waitpid(child->proc.pid, &status, WNOHANG) == child->proc.pid)
+        if (child->proc.pid <= 0)
+            continue;
+        gone = waitpid(child->proc.pid, &status, WNOHANG);
+        if (gone == child->proc.pid)
             note_end(r, child, status);
+        else if (gone < 0 && errno == ECHILD) {
+            if (!child->retiring)
+                sd_listener_set_close(&r->listeners);
+            forget(child);
+        }
     }
 }
 
@@ -205,7 +216,7 @@ static void prepare(sd_retained_t *r, sd_start_t *start, int control)
         }
 }
 
-static void start_child(sd_retained_t *r)
+static bool start_child(sd_retained_t *r)
 {
     sd_child_t *child = empty_place(r);
     int pair[2];
@@ -215,11 +226,11 @@ static void start_child(sd_retained_t *r)
     if (!child) {
         sd_log(CRIT, 0, "%d earlier session processes have not ended: not starting another one",
                SD_PROCESSES_MAX);
-        return;
+        return false;
     }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
         sd_log(CRIT, errno, "could not make the control socket of a session process");
-        return;
+        return false;
     }
     prepare(r, &start, pair[1]);
     sd_retained_share_segment(r, true);
@@ -231,14 +242,15 @@ static void start_child(sd_retained_t *r)
     sd_retained_share_segment(r, false);
     close(pair[1]);
     if (pid < 0) {
-        sd_log(CRIT, errno, "could not fork a session process; the next restart tries again");
+        sd_log(CRIT, errno, "could not fork a session process");
         close(pair[0]);
-        return;
+        return false;
     }
     child->proc.pid = pid;
     child->control = pair[0];
     child->heard = apr_time_now();
     register_child(child);
+    return true;
 }
 
 static void retire_all(sd_retained_t *r, const sd_child_t *but)
@@ -310,6 +322,7 @@ static apr_status_t end_of_config(void *data)
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_EXITING) {
         stop_all(r);
         sd_listener_set_shutdown(&r->listeners);
+        sd_listener_set_close(&r->listeners);
         if (r->board)
             atomic_store(&r->board->state, SD_STATE_OFF);
     }
@@ -407,10 +420,11 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
     }
     present_config = sd_config_get(s);
     present_pconf = pconf;
+    reap(r);
     if (!r->starting)
         reopen(r, present_config, ptemp, s);
     r->starting = false;
-    reap(r);
+    r->failures = 0; /* whoever restarts may have mended what was wrong */
     for (i = 0; i < SD_PROCESSES_MAX; i++)
         if (r->child[i].proc.pid > 0)
             register_child(&r->child[i]);
@@ -420,6 +434,7 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
             atomic_store(&r->board->state, SD_STATE_OFF);
         retire_all(r, NULL);
         sd_listener_set_shutdown(&r->listeners);
+        sd_listener_set_close(&r->listeners);
         if (before)
             sd_log(NOTICE, 0, "no SessiondListen any more: sessions are no longer served (they "
                    "are kept until httpd stops)");
@@ -427,8 +442,9 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
     }
     wake_for_deaths(pconf);
     /* The new one is made first and waits for the old one: so the gap is the
-     * old one's drain only. */
-    start_child(r);
+     * old one's drain only. If it cannot be made, the old one serves on. */
+    if (!start_child(r))
+        return OK;
     if (before) {
         before->retiring = true;
         (void)kill(before->proc.pid, SIGTERM);
@@ -446,6 +462,9 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
     (void)s;
     if (!r || !r->board)
         return DECLINED;
+    if (!serving_child(r) && present_config && r->segment && !is_stopping()
+        && sd_listener_set_count(&r->listeners) > 0)
+        (void)start_child(r);
     for (i = 0; i < SD_PROCESSES_MAX; i++) {
         sd_child_t *child = &r->child[i];
 

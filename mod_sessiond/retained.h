@@ -13,9 +13,9 @@
 
 #include "board.h"
 #include "listener.h"
+#include "server.h"
 
 #define SD_RETAINED_VERSION 1u
-#define SD_PROCESSES_MAX 16
 
 /* One session process that has not been reaped yet. */
 typedef struct sd_child {

@@ -183,20 +183,20 @@ static void wait_before_start(const sd_start_t *start, int signals)
 }
 
 /* Returns when no earlier process has the store any more: its end of the
- * control socket is closed by the kernel, however it dies. True: a SIGTERM
- * came meanwhile; then too the wait is finished first, since whoever comes
- * after us waits for us only. */
+ * control socket is closed by the kernel, however it dies. False: a SIGTERM
+ * came meanwhile, and whoever comes after us waits for them in our stead. */
 static bool wait_for_earlier(const sd_start_t *start, int signals)
 {
     uint64_t kill_at = sd_clock_ms() + EARLIER_MS;
-    bool term = false, killed = false;
+    bool killed = false;
     int i;
 
     for (i = 0; i < start->earlier_count; i++) {
         struct pollfd p = { .fd = start->earlier[i], .events = 0 };
 
         while (poll(&p, 1, 20) == 0 || !(p.revents & (POLLHUP | POLLERR))) {
-            term = read_signals(signals, NULL) || term;
+            if (read_signals(signals, NULL))
+                return false;
             if (!killed && sd_clock_ms() >= kill_at) {
                 sd_log(ERR, 0, "the earlier session process %" APR_PID_T_FMT " did not end within "
                        "%d ms: killing it", start->earlier_pid[i], EARLIER_MS);
@@ -207,7 +207,7 @@ static bool wait_for_earlier(const sd_start_t *start, int signals)
         killed = false;
         close(start->earlier[i]);
     }
-    return term;
+    return true;
 }
 
 /* ---- serving ---- */
@@ -375,7 +375,7 @@ void sd_server_run(const sd_start_t *start)
     settle(start);
     wait_before_start(start, signals);
     atomic_store(&start->board->state, SD_STATE_STARTING);
-    if (wait_for_earlier(start, signals))
+    if (!wait_for_earlier(start, signals))
         leave(start, SD_EXIT_OK);
 
     server.config = start->config;

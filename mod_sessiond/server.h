@@ -17,6 +17,8 @@
 
 struct sd_loop;
 
+#define SD_PROCESSES_MAX 16 /* session processes that may live at once, all but one on their way out */
+
 /* What the parent hands to a session process; lives on through the fork. */
 typedef struct sd_start {
     const sd_config_t *config;
@@ -25,8 +27,8 @@ typedef struct sd_start {
     void *segment;           /* raw; mapped in the session process only */
     uint64_t segment_bytes;
     int control;             /* our end of the socket pair to the parent */
-    int earlier[16];         /* the parent's ends of session processes that still live */
-    pid_t earlier_pid[16];
+    int earlier[SD_PROCESSES_MAX];       /* the parent's ends of session processes that still live */
+    pid_t earlier_pid[SD_PROCESSES_MAX];
     int earlier_count;
     int delay_ms;            /* before anything else: crash loops are slowed down */
     pid_t parent;

@@ -84,10 +84,21 @@ static const char *state_text(const sd_report_t *report)
                         time_text(report->pool, down), atomic_load(&b->respawns));
 }
 
+/* Seconds that the process has served; of one that is gone, that it had. */
+static uint64_t uptime(const sd_report_t *report)
+{
+    int64_t started = atomic_load(&report->board->started);
+    int64_t down = atomic_load(&report->board->down_since);
+
+    if (report->state == SD_STATE_RUNNING || down == 0)
+        return since(started);
+    return started > 0 && down > started ? (uint64_t)(down - started) : 0;
+}
+
 static const char *busy_text(const sd_report_t *report)
 {
     const sd_board_t *b = report->board;
-    uint64_t up = since(atomic_load(&b->started));
+    uint64_t up = uptime(report);
     uint32_t n = atomic_load(&b->threads), i;
     const char *text = "";
 
@@ -171,8 +182,8 @@ static bool make_report(sd_report_t *report, apr_pool_t *pool)
     if (atomic_load(&b->down_since) > 0 && report->state != SD_STATE_RUNNING)
         add_text(report, "Down", "note", state_text(report));
     add_number(report, "Pid", "pid", "process id", (uint64_t)atomic_load(&b->pid), false);
-    add_number(report, "Uptime", "uptime_seconds", "seconds since it started",
-               since(atomic_load(&b->started)), false);
+    add_number(report, "Uptime", "uptime_seconds", "seconds since it started", uptime(report),
+               false);
     add_number(report, "StoreUptime", "store_uptime_seconds", "seconds since the store was made",
                since(atomic_load(&b->store_created)), false);
     add_number(report, "Respawns", "respawns", "times it was started again after an unclean end",

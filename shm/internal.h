@@ -40,6 +40,7 @@ enum { SD_REPAIR_NONE = 0, SD_REPAIR_FREE, SD_REPAIR_INDEX, SD_REPAIR_ORPHANS };
 typedef struct sd_repair {
     int phase;        /* SD_REPAIR_... */
     bool alone;       /* attach makes the whole of it, before anyone uses the store */
+    bool again;       /* ... and a process has died over it: some items have the tag already */
     uint32_t cursor;  /* next block or shard */
     uint32_t end;     /* blocks below it may belong to the dead process */
     uint64_t version; /* the last one that the dead process gave out */

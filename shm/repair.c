@@ -36,6 +36,8 @@ void sd_repair_begin(sd_store_t *s)
         __atomic_store_n(&h->epoch, h->epoch % SD_EPOCH_MAX + 1, __ATOMIC_SEQ_CST);
         used++;
     }
+    else
+        s->repair.again = true;
     h->pool_head = h->pool_count = 0;
     memset(h->lanes, 0, sizeof h->lanes);
     s->repair.phase = SD_REPAIR_FREE;
@@ -107,7 +109,8 @@ void sd_repair_note_detached(sd_store_t *s, uint32_t block)
 /* Is this item what store.c would have published in this bucket? All blocks of
  * an item of this process carry the present tag, and none of an old one that is
  * met for the first time: so a chain that leads into blocks of another item,
- * newer or already met, is found. */
+ * newer or already met, is found. (Not where a death has left some of this very
+ * tag behind: see sd_repair_begin.) */
 static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
 {
     const sd_item_t *item = sd_item(s, block);
@@ -131,7 +134,7 @@ static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
         at = word & SD_LINK_NEXT;
     }
     if (n != want
-        || (present != (item->version > s->repair.version ? n : 0) && !s->repair.alone))
+        || (present != (item->version > s->repair.version ? n : 0) && !s->repair.again))
         return false;
     hash = sd_hash(s, key, sd_item_key_copy(s, block, key));
     return item->hash == (uint32_t)hash && sd_bucket_of(s, hash) == bucket;

@@ -153,7 +153,8 @@ uint64_t sd_usage_largest(uint32_t blocks, uint32_t blocks_free)
 void sd_store_usage(sd_store_t *s, sd_usage_t *usage)
 {
     uint32_t i;
-    uint64_t used = 0;
+    uint64_t sum_used = 0, sum_items = 0;
+    int64_t used, items;
 
     memset(usage, 0, sizeof *usage);
     usage->size = s->header->size;
@@ -161,9 +162,13 @@ void sd_store_usage(sd_store_t *s, sd_usage_t *usage)
     usage->block_bytes = SD_BLOCK_BYTES;
     usage->blocks = s->block_count;
     for (i = 0; i < s->lane_count; i++) {
-        used += atomic_load(&s->lanes[i].counters->blocks_used);
-        usage->items += atomic_load(&s->lanes[i].counters->sessions);
+        sum_used += atomic_load(&s->lanes[i].counters->blocks_used);
+        sum_items += atomic_load(&s->lanes[i].counters->sessions);
     }
+    /* what one lane took another frees: read in between, a sum can be below 0 */
+    used = (int64_t)sum_used < 0 ? 0 : (int64_t)sum_used;
+    items = (int64_t)sum_items < 0 ? 0 : (int64_t)sum_items;
+    usage->items = (uint64_t)items;
     usage->blocks_free = used > s->block_count ? 0 : s->block_count - (uint32_t)used;
     usage->blocks_incoming = atomic_load(&s->incoming);
     usage->largest = sd_usage_largest(usage->blocks, usage->blocks_free);

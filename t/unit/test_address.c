@@ -478,6 +478,7 @@ static void own_address(void **state)
         assert_true(lets_in_at(fd, "2001:db8::7"));
         assert_false(lets_in_at(fd, "2001:db8::8"));
         assert_false(lets_in_at(fd, "192.0.2.7"));
+        assert_false(lets_in_at(fd, "32.1.13.184")); /* its first four bytes */
         close(fd);
     }
 }

@@ -44,12 +44,11 @@ static void run(uint64_t seed, const course_t *c)
                       (unsigned long long)m.stored, (unsigned long long)m.refused,
                       (unsigned long long)m.evicted, (unsigned long long)counter_sum(&f, expired));
     /* the run was what it was meant to be: full, and yet at work */
-    assert_true(m.stored > ops / 10);
-    if (c->evict)
-        assert_true(m.evicted > ops / 200);
-    else
-        assert_true(m.refused > ops / 200);
-    assert_true(counter_sum(&f, expired) > 0);
+    if (ops >= 10000) {
+        assert_true(m.stored > ops / 10);
+        assert_true((c->evict ? m.evicted : m.refused) > ops / 200);
+        assert_true(counter_sum(&f, expired) > 0);
+    }
     model_close(&m);
     fixture_close(&f);
 }

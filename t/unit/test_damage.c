@@ -166,6 +166,21 @@ static void another_joins_the_list(scene_t *c)
 }
 static void nothing(scene_t *c) { (void)c; }
 
+/* Deaths before any repair, until the next attach gets the last tag, or until
+ * one has died over the repair with that. */
+static void use_up_tags(scene_t *c, uint32_t deaths)
+{
+    sd_header_t *h = addresses(c)->header;
+
+    for (; deaths > 0; deaths--) {
+        uint32_t repaired = h->repaired_epoch;
+
+        fixture_attach(&c->f, 1, false);
+        fixture_die(&c->f);
+        h->repaired_epoch = repaired; /* ... so that its end was not reached */
+    }
+}
+
 static void damage_is_dropped_and_all_else_survives(void **state)
 {
     static const struct {
@@ -215,23 +230,28 @@ static void damage_is_dropped_and_all_else_survives(void **state)
     size_t k;
 
     (void)state;
-    for (k = 0; k < sizeof cases / sizeof cases[0]; k++) {
+    for (k = 0; k < 2 * (sizeof cases / sizeof cases[0]); k++) {
+        bool last_tag = k >= sizeof cases / sizeof cases[0];
+        size_t k0 = last_tag ? k - sizeof cases / sizeof cases[0] : k;
         scene_t c;
         uint64_t used = 0, counted;
         uint32_t i;
         const char *rule;
 
         scene_open(&c);
-        cases[k].damage(&c);
+        if (last_tag)
+            use_up_tags(&c, SD_EPOCH_MAX - 2);
+        cases[k0].damage(&c);
         fixture_attach(&c.f, 1, false);
+        assert_int_equal(c.f.store->repair.phase == SD_REPAIR_NONE, last_tag);
         fixture_repair(&c.f);
         rule = sd_store_check(c.f.store, NULL);
         if (rule)
-            fail_msg("%s: %s", cases[k].name, rule);
+            fail_msg("%s: %s", cases[k0].name, rule);
         for (i = 0; i < LISTED; i++) {
-            if (is_there(&c.f, &c.listed[i]) != !(cases[k].gone & 1u << i))
-                fail_msg("%s: item %u", cases[k].name, i);
-            if (cases[k].gone & 1u << i)
+            if (is_there(&c.f, &c.listed[i]) != !(cases[k0].gone & 1u << i))
+                fail_msg("%s: item %u", cases[k0].name, i);
+            if (cases[k0].gone & 1u << i)
                 continue;
             assert_value(&c.f, &c.listed[i], i, length_of(i));
             used += sd_item_blocks(c.listed[i].len, length_of(i));
@@ -242,10 +262,41 @@ static void damage_is_dropped_and_all_else_survives(void **state)
         }
         assert_int_equal(blocks_used(&c.f), used);
         counted = counter_sum(&c.f, repaired_items);
-        if ((counted == 0) != (k == 0) || counted > 12)
-            fail_msg("%s: %u counted", cases[k].name, (unsigned)counted);
+        if ((counted == 0) != (k0 == 0) || counted > 12)
+            fail_msg("%s: %u counted", cases[k0].name, (unsigned)counted);
         /* and the store works on, to its last block */
         assert_true(fill_up(&c.f, 100000, c.f.now + LIVE) > 1000);
+        fixture_close(&c.f);
+    }
+}
+
+/* Where some items carry the tag of the repair already, which item was met
+ * before cannot be told by it; a list that goes round still ends. What is
+ * dropped there has the tag too, so its blocks come back with the next repair. */
+static void circles_end_also_when_a_repair_is_made_again(void **state)
+{
+    static void (*const damages[])(scene_t *) = {
+        list_going_round, list_of_one_going_round, sound_and_damaged_going_round,
+        damaged_list_going_round, damaged_list_of_one_going_round, magic_of_middle,
+        version_of_the_future,
+    };
+    size_t k;
+
+    (void)state;
+    for (k = 0; k < sizeof damages / sizeof damages[0]; k++) {
+        scene_t c;
+        uint32_t i;
+
+        scene_open(&c);
+        use_up_tags(&c, SD_EPOCH_MAX - 1);
+        damages[k](&c);
+        fixture_attach(&c.f, 1, false);
+        assert_true(counter_sum(&c.f, repaired_items) > 0);
+        for (i = 0; i < OTHERS; i++)
+            assert_value(&c.f, &c.others[i], 100 + i, length_of(i));
+        fixture_die(&c.f);
+        fixture_attach(&c.f, 1, false);
+        fixture_repair(&c.f);
         fixture_close(&c.f);
     }
 }
@@ -362,6 +413,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(damage_is_dropped_and_all_else_survives),
+        cmocka_unit_test(circles_end_also_when_a_repair_is_made_again),
         cmocka_unit_test(damaged_items_are_counted),
         cmocka_unit_test(a_bent_chain_does_not_share_new_blocks),
         cmocka_unit_test(any_noise_is_repaired),

@@ -318,6 +318,17 @@ static void not_full_means_room_for_one_more(void **state)
     assert_int_equal(n, SD_REPLY_PARTS / 2);
     send_off(&s, 64, SIZE_MAX);
 
+    /* one part left is too few: bytes behind a value begin one of their own */
+    add_value(&s, 100, 1);
+    for (n = 0; n < SD_REPLY_PARTS / 2 - 1; n++) {
+        assert_false(sd_reply_is_full(&s.reply));
+        add_bytes(&s, "V............");
+        add_value(&s, n, 1);
+    }
+    assert_int_equal(s.reply.parts, SD_REPLY_PARTS - 1);
+    assert_true(sd_reply_is_full(&s.reply));
+    send_off(&s, 64, SIZE_MAX);
+
     for (n = 0; !sd_reply_is_full(&s.reply); n++) {
         uint32_t used = s.reply.used;
 

@@ -261,6 +261,10 @@ static void another_size_or_lane_count_is_refused(void **state)
     assert_non_null(strstr(refusal(&f, SD_HEADER_BYTES, 1), "magic"));
     assert_non_null(strstr(refusal(&f, 8, 1), "magic"));
     assert_non_null(strstr(refusal(&f, 0, 1), "magic"));
+    /* a header that is right about a size that no segment has */
+    header_of(&f)->size = 2 * SD_HEADER_BYTES - 56;
+    assert_non_null(strstr(refusal(&f, 2 * SD_HEADER_BYTES, 1), "size"));
+    header_of(&f)->size = MIB - 56;
     assert_non_null(strstr(refusal(&f, MIB, 0), "lanes"));
     assert_non_null(strstr(refusal(&f, MIB, SD_LANES_MAX + 1), "lanes"));
     fixture_attach(&f, SD_LANES_MAX, false);

@@ -15,7 +15,13 @@
 
 #include "store_fixture.h"
 
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1 /* gcc says it like this */
+#endif
+#endif
+
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) /* which puts signals off */
 #define CAN_STEP (!under_valgrind())
 #define SET_TRAP_FLAG \
     __asm__ volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\torq $0x100, (%%rsp)\n\tpopfq\n\t" \

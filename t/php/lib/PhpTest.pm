@@ -22,7 +22,6 @@ use Sessiond::Test::Net qw(now nap claim_port);
 our @EXPORT = qw(php page web web_request php_binary top_srcdir php_ini);
 
 my $LIMIT = 60;    # seconds one PHP process may take on a stalled machine
-my $dir   = File::Temp->newdir('sessiond-php-XXXXXX', DIR => '/tmp');
 my $owner = $$;
 
 my @web;
@@ -57,9 +56,14 @@ sub _arguments (%ini) {
     return ('-n', map { ('-d', "$_=" . ($ini{$_} =~ /[^\w.\/:-]/ ? qq{"$ini{$_}"} : $ini{$_})) } sort keys %ini);
 }
 
+sub _dir () {
+    state $dir = File::Temp->newdir('sessiond-php-XXXXXX', DIR => '/tmp');
+    return $dir;
+}
+
 sub _file ($code) {
     state $n = 0;
-    my $name = "$dir/page$$-" . ++$n . '.php';
+    my $name = _dir() . "/page$$-" . ++$n . '.php';
     open my $fh, '>', $name or die "$name: $!\n";
     print {$fh} "<?php\n$code\n";
     close $fh or die "$name: $!\n";
@@ -117,7 +121,7 @@ sub web ($folder, %ini) {
     my %settings = php_ini('session.use_cookies' => 1, %ini);
     for my $attempt (1 .. 5) {
         my $port = claim_port();
-        my $log  = "$dir/web$port.log";
+        my $log  = _dir() . "/web$port.log";
         local @ENV{ keys %env } = values %env;
         my $pid = _start($log, "$log.err", php_binary(), _arguments(%settings), '-S', "127.0.0.1:$port", '-t', "$folder");
         push @web, $pid;

@@ -17,13 +17,21 @@
 
 #include "address.h"
 
+/* A number in digits alone: no sign, no blank. -1 = it is not, or too large. */
+static long parse_digits(const char *text, int base)
+{
+    const char *all = base == 8 ? "01234567" : "0123456789";
+    size_t len = strlen(text);
+
+    return len >= 1 && len <= 6 && strspn(text, all) == len ? strtol(text, NULL, base) : -1;
+}
+
 static const char *parse_port(const char *text, const char *digits, apr_port_t *port,
                               apr_pool_t *pool)
 {
-    char *end;
-    long n = strtol(digits, &end, 10);
+    long n = parse_digits(digits, 10);
 
-    if (*digits == '\0' || *end != '\0' || n < 1 || n > 65535 || *digits == '+' || *digits == '-')
+    if (n < 1 || n > 65535)
         return apr_psprintf(pool, "SessiondListen %s: '%s' is not a port; a port is 1 to 65535, "
                             "sharedance's clients use %d", text, digits, SD_PORT_DEFAULT);
     *port = (apr_port_t)n;
@@ -32,7 +40,6 @@ static const char *parse_port(const char *text, const char *digits, apr_port_t *
 
 static const char *parse_unix(sd_endpoint_t *e, const char *mode, apr_pool_t *pool)
 {
-    char *end;
     long bits = 0660;
 
     e->path = e->text + strlen("unix:");
@@ -44,8 +51,8 @@ static const char *parse_unix(sd_endpoint_t *e, const char *mode, apr_pool_t *po
                             "path has at most %d", e->text, (int)strlen(e->path),
                             (int)sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
     if (mode) {
-        bits = strtol(mode, &end, 8);
-        if (*mode == '\0' || *end != '\0' || bits < 0 || bits > 0777)
+        bits = parse_digits(mode, 8);
+        if (bits < 0 || bits > 0777)
             return apr_psprintf(pool, "SessiondListen %s: '%s' is not a mode; give octal "
                                 "permissions from 0 to 0777, such as 0660", e->text, mode);
     }
@@ -78,7 +85,7 @@ const char *sd_endpoint_parse(sd_endpoint_t *e, const char *text, const char *mo
             return apr_psprintf(pool, "SessiondListen %s: write an IPv6 address in brackets, as in "
                                 "[::1]:%d", text, SD_PORT_DEFAULT);
     }
-    if (strcmp(e->host, "*") == 0)
+    if (strcmp(e->host, "*") == 0 && *text != '[')
         e->host = NULL;
     else if (*e->host == '\0')
         return apr_psprintf(pool, "SessiondListen %s: the address is empty; leave out the colon to "
@@ -132,11 +139,28 @@ const char *sd_endpoint_check(const sd_endpoint_t *e, apr_pool_t *pool)
                         apr_strerror(err, buf, sizeof buf));
 }
 
+/* A number of bits, or for IPv4 a netmask whose ones come before its zeros. */
+static bool mask_is_valid(const char *text, bool is_v4)
+{
+    long bits = parse_digits(text, 10);
+    struct in_addr mask;
+    uint32_t zeros;
+
+    if (bits >= 0)
+        return bits >= 1 && bits <= (is_v4 ? 32 : 128);
+    if (!is_v4 || inet_pton(AF_INET, text, &mask) != 1)
+        return false;
+    zeros = ~ntohl(mask.s_addr);
+    return zeros != UINT32_MAX && (zeros & (zeros + 1)) == 0;
+}
+
 const char *sd_allow_add(sd_allow_t *allow, const char *text, apr_pool_t *pool)
 {
     char *address = apr_pstrdup(pool, text), *bits = strchr(address, '/');
     apr_ipsubnet_t *subnet;
-    apr_status_t rv;
+    struct in_addr v4;
+    struct in6_addr v6;
+    bool is_v4;
 
     if (strcasecmp(text, "all") == 0) {
         allow->all = true;
@@ -144,14 +168,19 @@ const char *sd_allow_add(sd_allow_t *allow, const char *text, apr_pool_t *pool)
     }
     if (bits)
         *bits++ = '\0';
-    rv = apr_ipsubnet_create(&subnet, address, bits, pool);
-    if (rv == APR_EBADMASK)
-        return apr_psprintf(pool, "SessiondAllow %s: '%s' is no mask; give the number of bits, 0 to "
-                            "32 for IPv4 and 0 to 128 for IPv6, as in 192.168.0.0/24", text,
-                            bits ? bits : "");
-    if (rv != APR_SUCCESS || *address == '\0')
-        return apr_psprintf(pool, "SessiondAllow %s: not an address; give addr, addr/bits or 'all', "
-                            "as in 192.168.0.0/24 (host names are not looked up)", text);
+    /* APR would take "10" for 10.0.0.0/8: a forgotten part must not open a network */
+    is_v4 = inet_pton(AF_INET, address, &v4) == 1;
+    if (!is_v4 && inet_pton(AF_INET6, address, &v6) != 1)
+        return apr_psprintf(pool, "SessiondAllow %s: not an address; give a whole addr, addr/bits "
+                            "or 'all', as in 192.168.0.0/24 (host names are not looked up)", text);
+    if (!is_v4 && IN6_IS_ADDR_V4MAPPED(&v6))
+        return apr_psprintf(pool, "SessiondAllow %s: write an IPv4 address without ::ffff:", text);
+    if (bits && !mask_is_valid(bits, is_v4))
+        return apr_psprintf(pool, "SessiondAllow %s: '%s' is no mask; give the number of bits, 1 to "
+                            "32 for IPv4 and 1 to 128 for IPv6, as in 192.168.0.0/24, or 'all' for "
+                            "everyone", text, bits);
+    if (apr_ipsubnet_create(&subnet, address, bits, pool) != APR_SUCCESS)
+        return apr_psprintf(pool, "SessiondAllow %s: not an address", text);
     if (!allow->subnets)
         allow->subnets = apr_array_make(pool, 4, sizeof(apr_ipsubnet_t *));
     APR_ARRAY_PUSH(allow->subnets, apr_ipsubnet_t *) = subnet;
@@ -195,8 +224,10 @@ bool sd_allow_peer(const sd_allow_t *allow, const struct sockaddr_storage *peer,
     const unsigned char *bytes = address_bytes(peer, &len);
     int i;
 
-    if (len == 0 || allow->all)
+    if (peer->ss_family == AF_UNIX || allow->all)
         return true; /* a Unix socket has its file's mode */
+    if (len == 0)
+        return false;
     if (len == 4 ? bytes[0] == 127 : memcmp(bytes, loopback6, 16) == 0)
         return true;
     if (allow->subnets) {

@@ -459,7 +459,7 @@ static void send_more(sd_loop_t *loop, sd_connection_t *c)
     len = c->input_len;
     c->input = NULL;
     c->input_len = 0;
-    if (process(loop, c, input, len))
+    if (len == 0 || process(loop, c, input, len))
         wait_for_input(loop, c);
     free(input);
 }

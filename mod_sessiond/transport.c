@@ -32,7 +32,13 @@ static ssize_t plain_peek(int fd, void *buffer, size_t room)
 /* TCP drops them without a copy. */
 static void tcp_discard(int fd, size_t n)
 {
-    (void)recv(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
+    ssize_t got;
+
+    for (; n > 0; n -= (size_t)got) {
+        got = recv(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
+        if (got <= 0)
+            return;
+    }
 }
 
 static void unix_discard(int fd, size_t n)

@@ -135,6 +135,8 @@ static void bad_endpoints(void **state)
     NO_PORT("0", "0");
     NO_PORT("65536", "65536");
     NO_PORT("70000", "70000");
+    NO_PORT(" 1042", " 1042"); /* strtol would take these */
+    NO_PORT("127.0.0.1: +5", " +5");
     NO_PORT("4294968338", "4294968338"); /* 1042, if it were cut to 32 bits */
     NO_PORT("99999999999999999999", "99999999999999999999");
     NO_PORT("-5", "-5");
@@ -162,6 +164,8 @@ static void bad_endpoints(void **state)
     NO_PATH("unix:./a");
     NO_MODE("");
     NO_MODE("1000");
+    NO_MODE("+660");
+    NO_MODE(" 660");
     NO_MODE("0778");
     NO_MODE("rw");
     NO_MODE("-1");
@@ -384,13 +388,17 @@ static void bad_subnets(void **state)
 {
     static const char *const not_addresses[]
         = { "",       "/24",       "10.0.0.256", "1.2.3.4.5", "example.org", "localhost", "[::1]",
-            "2001:::", "10.0.0.1 ", " 10.0.0.1",  "everybody", "allow",       "all,",      "*" };
+            "2001:::", "10.0.0.1 ", " 10.0.0.1",  "everybody", "allow",       "all,",      "*",
+            /* a forgotten part must not open a network */
+            "10", "192.168", "10.0.0", "10/8" };
     static const struct {
         const char *address, *mask;
     } not_masks[] = { { "10.0.0.0", "33" },  { "10.0.0.0", "-1" },  { "10.0.0.0", "" },
                       { "10.0.0.0", "x" },   { "10.0.0.0", "8/9" }, { "10.0.0.0", "8 " },
                       { "10.0.0.0", "128" }, { "10.0.0.0", "4294967304" }, { "::1", "129" },
-                      { "::1", "-1" },       { "::1", "" },         { "::1", "255.255.0.0" } };
+                      { "::1", "-1" },       { "::1", "" },         { "::1", "255.255.0.0" },
+                      { "10.0.0.0", "0" },   { "10.0.0.0", "+8" },  { "10.0.0.0", " 8" },
+                      { "10.0.0.0", "255.0.255.0" }, { "10.0.0.0", "0.0.0.0" }, { "::1", "0" } };
     sd_allow_t allow = { NULL, false };
     size_t i;
 
@@ -401,7 +409,7 @@ static void bad_subnets(void **state)
         if (!wrong)
             fail_msg("'%s' was taken", not_addresses[i]);
         assert_string_equal(wrong,
-                            apr_psprintf(pool, "SessiondAllow %s: not an address; give addr, "
+                            apr_psprintf(pool, "SessiondAllow %s: not an address; give a whole addr, "
                                          "addr/bits or 'all', as in 192.168.0.0/24 (host names are "
                                          "not looked up)", not_addresses[i]));
     }
@@ -415,9 +423,10 @@ static void bad_subnets(void **state)
                                                     "the number of bits, ", text,
                                                     not_masks[i].mask)),
                          wrong);
-        assert_non_null(strstr(wrong, " to 32 for IPv4 and "));
-        assert_non_null(strstr(wrong, " to 128 for IPv6"));
+        assert_non_null(strstr(wrong, " 1 to 32 for IPv4 and "));
+        assert_non_null(strstr(wrong, " 1 to 128 for IPv6"));
     }
+    assert_non_null(strstr(sd_allow_add(&allow, "::ffff:10.0.0.1", pool), "without ::ffff:"));
     assert_false(allow.all);
     assert_null(allow.subnets);
 }

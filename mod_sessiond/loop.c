@@ -102,7 +102,7 @@ static bool accept_some(sd_loop_t *loop, sd_loop_listener_t *l)
 {
     int i;
 
-    for (i = 0; i < ACCEPTS_AT_ONCE; i++) {
+    for (i = 0; i < ACCEPTS_AT_ONCE && !atomic_load(&loop->server->closing); i++) {
         struct sockaddr_storage peer;
         socklen_t size = sizeof peer;
         int fd;
@@ -134,7 +134,7 @@ static bool accept_some(sd_loop_t *loop, sd_loop_listener_t *l)
         sd_count(loop->counters, connections_accepted);
         sd_connection_open(loop, fd, l->transport);
     }
-    return true;
+    return i == ACCEPTS_AT_ONCE;
 }
 
 /* Sockets that the configuration no longer has: what waits in their queues is
@@ -212,8 +212,7 @@ static void turn(sd_loop_t *loop)
     for (i = 0; i < n; i++) {
         switch (*(sd_source_t *)events[i].owner) {
         case SD_SOURCE_LISTENER:
-            if (!loop->draining)
-                (void)accept_some(loop, events[i].owner);
+            (void)accept_some(loop, events[i].owner);
             break;
         case SD_SOURCE_CONNECTION:
             sd_connection_ready(loop, events[i].owner, events[i].readable, events[i].writable);

@@ -243,6 +243,7 @@ static bool stop_loops(sd_server_t *server)
     uint32_t i;
     bool all = true;
 
+    atomic_store(&server->closing, true);
     for (i = 0; i < server->loops; i++)
         if (!sd_loop_post(server->loop[i], sd_loop_drain, &until))
             return false;

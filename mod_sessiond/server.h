@@ -42,6 +42,7 @@ typedef struct sd_server {
     struct sd_loop *loop[SD_THREADS_MAX];
     uint32_t loops;
     _Atomic uint32_t connections; /* open, over all loops */
+    atomic_bool closing; /* no loop accepts any more: whom one resets, no other may take in */
     sd_listener_set_t *listeners;
     sd_strangers_t strangers;
 } sd_server_t;

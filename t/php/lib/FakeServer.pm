@@ -124,9 +124,9 @@ sub _serve ($self, $listener, $control) {
                 $self->{select}->add($client);
             }
             elsif ($socket == $control) {
-                my $line = readline($control) // return;
+                my $line = readline($control) // 'quit';
                 chomp $line;
-                return if $line eq 'quit';
+                return $self->_end_slow if $line eq 'quit';
                 syswrite $control, $self->_controlled($line) . "\n";
             }
             else {
@@ -240,7 +240,17 @@ sub _slowly ($self, $connection, $bytes = undef) {
         }
         POSIX::_exit(0);
     }
+    push @{ $self->{slow} }, $pid;
     return $self->_drop($connection);
+}
+
+# A client that has gone without a word keeps such a process for ever.
+sub _end_slow ($self) {
+    for my $pid (@{ $self->{slow} // [] }) {
+        kill KILL => $pid;
+        waitpid $pid, 0;
+    }
+    return;
 }
 
 sub _send_all ($socket, $bytes) {

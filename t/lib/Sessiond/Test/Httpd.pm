@@ -15,7 +15,7 @@ use v5.36;
 use Carp           qw(croak);
 use Cwd            qw(abs_path);
 use File::Basename qw(dirname);
-use File::Path     qw(remove_tree);
+use File::Path     qw(make_path remove_tree);
 use File::Spec     ();
 use File::Temp     qw(tempdir);
 use POSIX          qw(:sys_wait_h);
@@ -157,10 +157,24 @@ sub _workers ($self) {
     return "StartServers 2\nThreadsPerChild 8\nMinSpareThreads 8\nMaxSpareThreads 32\nMaxRequestWorkers 32\n";
 }
 
+# Where the web children can read our handler. A root httpd's children are an
+# ordinary user, who may not be able to enter the folder this tree lies in.
+sub _readable_php ($self) {
+    return top_srcdir() . '/php' if $> != 0;
+    my $from = top_srcdir() . '/php';
+    my $to   = "$self->{root}/handler";
+    for my $path (glob("$from/*.php"), glob("$from/src/*.php")) {
+        my $copy = $to . substr $path, length $from;
+        make_path(dirname($copy), { mode => 0755 });
+        _write($copy, _slurp($path));
+    }
+    return $to;
+}
+
 sub _php_config ($self) {
     return '' unless $self->{php};
     my ($name, $path) = php_module() or die "no mod_php\n";
-    my $prepend = top_srcdir() . '/php/prepend.php';
+    my $prepend = $self->_readable_php . '/prepend.php';
     my $save_path = $self->{php_save_path} // 'tcp://127.0.0.1:%PORT%';
     return <<"END";
 LoadModule $name "$path"

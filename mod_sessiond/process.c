@@ -221,6 +221,7 @@ static bool start_child(sd_retained_t *r)
     sd_child_t *child = empty_place(r);
     int pair[2];
     sd_start_t start;
+    sigset_t all, before;
     pid_t pid;
 
     if (!child) {
@@ -234,11 +235,16 @@ static bool start_child(sd_retained_t *r)
     }
     prepare(r, &start, pair[1]);
     sd_retained_share_segment(r, true);
+    /* A SIGTERM that comes before the child has set its own dispositions would
+     * run httpd's handler there and be lost. */
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
     pid = fork();
     if (pid == 0) {
         close(pair[0]);
         sd_server_run(&start);
     }
+    sigprocmask(SIG_SETMASK, &before, NULL);
     sd_retained_share_segment(r, false);
     close(pair[1]);
     if (pid < 0) {

@@ -128,10 +128,22 @@ static const char *parse_size(const char *text, uint64_t *bytes)
     return NULL;
 }
 
-static const char *set_memory(cmd_parms *cmd, void *dummy, const char *arg)
+typedef struct sd_size {
+    const char *name;
+    size_t at;           /* offset of the uint64_t in sd_config_t */
+    uint64_t least, most;
+    const char *remedy;
+} sd_size_t;
+
+static sd_size_t memory_size = { "SessiondMemory", offsetof(sd_config_t, memory), SD_SEGMENT_MIN,
+                                 SD_SEGMENT_MAX, "give 1M to 60G, such as 256M" };
+static sd_size_t max_size_size = { "SessiondMaxSize", offsetof(sd_config_t, max_size), KIB, GIB,
+                                   "give 1K to 1G, such as 8M" };
+
+static const char *set_size(cmd_parms *cmd, void *dummy, const char *arg)
 {
+    const sd_size_t *size = cmd->info;
     const char *err = ap_check_cmd_context(cmd, GLOBAL_ONLY), *wrong;
-    sd_config_t *config = sd_config_get(cmd->server);
     uint64_t bytes = 0;
 
     (void)dummy;
@@ -139,32 +151,10 @@ static const char *set_memory(cmd_parms *cmd, void *dummy, const char *arg)
         return err;
     wrong = parse_size(arg, &bytes);
     if (wrong)
-        return apr_psprintf(cmd->pool, "SessiondMemory %s: this %s; give 1M to 60G, such as 256M",
-                            arg, wrong);
-    if (bytes < SD_SEGMENT_MIN || bytes > SD_SEGMENT_MAX)
-        return apr_psprintf(cmd->pool, "SessiondMemory %s: out of range; give 1M to 60G, such as "
-                            "256M", arg);
-    config->memory = bytes;
-    return NULL;
-}
-
-static const char *set_max_size(cmd_parms *cmd, void *dummy, const char *arg)
-{
-    const char *err = ap_check_cmd_context(cmd, GLOBAL_ONLY), *wrong;
-    sd_config_t *config = sd_config_get(cmd->server);
-    uint64_t bytes = 0;
-
-    (void)dummy;
-    if (err)
-        return err;
-    wrong = parse_size(arg, &bytes);
-    if (wrong)
-        return apr_psprintf(cmd->pool, "SessiondMaxSize %s: this %s; give 1K to 1G, such as 8M",
-                            arg, wrong);
-    if (bytes < KIB || bytes > GIB)
-        return apr_psprintf(cmd->pool, "SessiondMaxSize %s: out of range; give 1K to 1G, such as 8M",
-                            arg);
-    config->max_size = bytes;
+        return apr_psprintf(cmd->pool, "%s %s: this %s; %s", size->name, arg, wrong, size->remedy);
+    if (bytes < size->least || bytes > size->most)
+        return apr_psprintf(cmd->pool, "%s %s: out of range; %s", size->name, arg, size->remedy);
+    *(uint64_t *)(void *)((char *)sd_config_get(cmd->server) + size->at) = bytes;
     return NULL;
 }
 
@@ -226,7 +216,7 @@ const command_rec sd_config_commands[] = {
     AP_INIT_ITERATE("SessiondAllow", add_allow, NULL, RSRC_CONF,
                     "addresses, address/bits or 'all': who may talk to the session server beside "
                     "this host"),
-    AP_INIT_TAKE1("SessiondMemory", set_memory, NULL, RSRC_CONF,
+    AP_INIT_TAKE1("SessiondMemory", set_size, &memory_size, RSRC_CONF,
                   "shared memory for the sessions, 1M to 60G"),
     DIRECTIVE_NUMBER("SessiondExpiration", expiration,
                      "lifetime of a session in seconds since it was last stored"),
@@ -234,7 +224,7 @@ const command_rec sd_config_commands[] = {
                      "seconds until a connection's first request must be complete"),
     DIRECTIVE_NUMBER("SessiondIdleTimeout", idle_timeout,
                      "seconds that a persistent connection may be idle"),
-    AP_INIT_TAKE1("SessiondMaxSize", set_max_size, NULL, RSRC_CONF,
+    AP_INIT_TAKE1("SessiondMaxSize", set_size, &max_size_size, RSRC_CONF,
                   "largest key plus data of one session, 1K to 1G"),
     DIRECTIVE_NUMBER("SessiondMaxConnections", max_connections,
                      "connections at once; those beyond are reset"),

@@ -36,6 +36,7 @@
 
 static const sd_config_t *present_config; /* of this load of the module; on pconf */
 static apr_pool_t *present_pconf;
+static pid_t parent_pid;
 
 static bool start_child(sd_retained_t *r);
 
@@ -426,6 +427,7 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
     }
     present_config = sd_config_get(s);
     present_pconf = pconf;
+    parent_pid = getpid();
     reap(r);
     if (!r->starting)
         reopen(r, present_config, ptemp, s);
@@ -493,6 +495,8 @@ void sd_process_leave_to_parent(apr_pool_t *pool, server_rec *s)
 
     (void)pool;
     (void)s;
+    if (getpid() == parent_pid)
+        return; /* httpd -X: the parent is its own web worker */
     (void)stop_waking(NULL);
     if (!r)
         return;

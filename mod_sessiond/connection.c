@@ -13,13 +13,13 @@
 
 #include "connection.h"
 
-enum { READING, SENDING, LINGERING, WAITING };
-
 #define VECTORS 256
 #define LINGER_MS 1000u
 #define SPARES_KEPT 1024u
-/* What one connection may read, or be sent, before the others have their turn. */
-#define TURN_BYTES (1u << 20)
+/* What one connection may read, or be sent, before the others have their turn:
+ * bytes, and replies of many small requests. */
+#define TURN_BYTES (1u << 18)
+#define TURN_REPLIES 4u
 
 /* ---- life ---- */
 
@@ -52,6 +52,8 @@ static void end(sd_loop_t *loop, sd_connection_t *c)
         sd_poller_remove(loop->poller, c->fd);
     c->transport->close(c->fd);
     sd_timer_clear(&loop->wheel, &c->timer);
+    sd_pressure_forget(loop, c);
+    sd_pressure_done(loop, c);
     sd_wire_teardown(&c->wire, loop->lane);
     if (c->stalled) {
         sd_reply_discard(c->stalled, loop->lane);
@@ -131,24 +133,50 @@ static void arm_reset(sd_connection_t *c)
     c->reset_set = true;
 }
 
-/* Until when a request under way may make no progress, and until when it must
- * be complete: SessiondTimeout plus a second for each 64 KB. */
+/* How long so many bytes may take in all: SessiondTimeout plus a second for each
+ * 64 KB. */
+static uint64_t whole_time(const sd_loop_t *loop, uint64_t bytes)
+{
+    return ms(loop->server->config->timeout) + bytes / 65536 * 1000;
+}
+
+/* ... and until when nothing of them may move. */
+static uint64_t progress_due(const sd_loop_t *loop)
+{
+    return loop->exec.now + ms(loop->server->config->timeout);
+}
+
+static uint64_t whole_request_due(const sd_loop_t *loop, const sd_connection_t *c)
+{
+    return c->since + whole_time(loop, sd_wire_size(&c->wire));
+}
+
 static uint64_t request_due(const sd_loop_t *loop, const sd_connection_t *c)
 {
-    uint64_t timeout = ms(loop->server->config->timeout), now = loop->exec.now;
-    uint64_t whole = c->since + timeout + sd_wire_size(&c->wire) / 65536 * 1000;
+    uint64_t whole = whole_request_due(loop, c), due = progress_due(loop);
 
-    return whole < now + timeout ? whole : now + timeout;
+    return whole < due ? whole : due;
+}
+
+static uint64_t reply_due(const sd_loop_t *loop, const sd_connection_t *c)
+{
+    uint64_t due = progress_due(loop);
+
+    return c->reply_due < due ? c->reply_due : due;
 }
 
 static void wait_for_input(sd_loop_t *loop, sd_connection_t *c)
 {
     bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
 
-    c->state = READING;
+    c->state = SD_READING;
     if (c->wire.persistent && !c->kept_alive) {
         c->transport->keep_alive(c->fd);
         c->kept_alive = true;
+    }
+    if (idle) {
+        sd_pressure_done(loop, c);
+        c->moved_at = 0;
     }
     if (idle && c->ever_complete) {
         c->since = 0;
@@ -207,6 +235,8 @@ static sent_t send_reply(sd_loop_t *loop, sd_connection_t *c, sd_reply_t *reply,
         done = sd_reply_advance(reply, loop->lane, (size_t)sent);
         if (!done)
             arm_reset(c);
+        if (sent > 0)
+            c->moved_at = loop->exec.now;
         if ((size_t)sent < bytes || (!done && loop->turn_sent >= TURN_BYTES))
             return STALLED;
     }
@@ -221,9 +251,22 @@ static void linger(sd_loop_t *loop, sd_connection_t *c)
 {
     release_held(c);
     c->transport->half_close(c->fd);
-    c->state = LINGERING;
+    c->state = SD_LINGERING;
     sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + LINGER_MS);
     set_interest(loop, c, SD_POLL_READ);
+}
+
+/* Not read from until there is memory: see pressure.h. Only its end wakes it. */
+static void put_aside(sd_loop_t *loop, sd_connection_t *c, sd_connection_state_t state)
+{
+    bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
+
+    if (!c->wire.persistent && !idle)
+        arm_reset(c);
+    c->state = (uint8_t)state;
+    sd_timer_set(&loop->wheel, &c->timer, whole_request_due(loop, c));
+    sd_pressure_pause(loop, c);
+    set_interest(loop, c, 0);
 }
 
 /* The reply has gone out. False: the connection is gone too, or waits. */
@@ -241,9 +284,15 @@ static bool follow(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
     case SD_AFTER_RESET:
         sd_connection_reset(loop, c);
         return false;
+    case SD_AFTER_CROWDED:
+        put_aside(loop, c, SD_PAUSED_CROWDED);
+        return false;
+    case SD_AFTER_FULL:
+        put_aside(loop, c, SD_PAUSED_FULL);
+        return false;
     case SD_AFTER_PENDING:
         release_held(c);
-        c->state = WAITING;
+        c->state = SD_WAITING;
         set_interest(loop, c, 0);
         return false;
     }
@@ -263,13 +312,30 @@ static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
     *c->stalled = loop->reply;
     sd_reply_clear(&loop->reply);
     c->after = (uint8_t)after;
-    c->state = SENDING;
-    sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + ms(loop->server->config->timeout));
+    c->state = SD_SENDING;
+    c->moved_at = loop->exec.now;
+    c->reply_due = loop->exec.now + whole_time(loop, sd_reply_left(c->stalled));
+    sd_timer_set(&loop->wheel, &c->timer, reply_due(loop, c));
     set_interest(loop, c, SD_POLL_WRITE);
     return true;
 }
 
 /* ---- reading ---- */
+
+/* What a pause leaves unused stays where it is: in the socket, as far as it was
+ * only looked at, else in memory. False: no memory. */
+static bool put_back(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size_t at, size_t len)
+{
+    size_t kept = len - c->held, taken = at > kept ? at - kept : 0;
+
+    if (c->held == 0)
+        return keep_input(c, in + at, len - at);
+    sd_count_sub(loop->counters, bytes_in, c->held - taken);
+    c->ever_read = taken > 0;
+    c->held = (uint32_t)taken;
+    release_held(c);
+    return keep_input(c, in + at, at < kept ? kept - at : 0);
+}
 
 /* Feeds `len` bytes. True: all that can be used is used, go on reading. */
 static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size_t len)
@@ -280,19 +346,26 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
         size_t used;
         sd_after_t after
             = sd_wire_feed(&c->wire, &loop->exec, in + at, len - at, &used, &loop->reply);
-        bool full = sd_reply_is_full(&loop->reply);
+        bool full = sd_reply_is_full(&loop->reply), answered = !sd_reply_is_empty(&loop->reply),
+             paused = after == SD_AFTER_CROWDED || after == SD_AFTER_FULL;
 
         at += used;
-        if (!sd_reply_is_empty(&loop->reply) || after != SD_AFTER_KEEP) {
-            c->ever_complete = true;
-            c->since = loop->exec.now;
+        if (paused && !put_back(loop, c, in, at, len)) {
+            sd_connection_reset(loop, c);
+            return false;
+        }
+        if (answered || after != SD_AFTER_KEEP) {
+            if (!paused || answered) {
+                c->ever_complete = true;
+                c->since = loop->exec.now;
+            }
             switch (send_reply(loop, c, &loop->reply, after)) {
             case SENT:
                 if (!follow(loop, c, after))
                     return false;
                 break;
             case STALLED:
-                if (!keep_input(c, in + at, len - at) || !stall(loop, c, after))
+                if ((!paused && !keep_input(c, in + at, len - at)) || !stall(loop, c, after))
                     sd_connection_reset(loop, c);
                 return false;
             case BROKEN:
@@ -303,7 +376,8 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
         }
         if (!full)
             break;
-        if (loop->turn_sent >= TURN_BYTES) { /* the others' turn; the rest at the next event */
+        /* the others' turn; the rest at the next event */
+        if (loop->turn_sent >= TURN_BYTES || ++loop->turn_replies >= TURN_REPLIES) {
             if (!keep_input(c, in + at, len - at) || !stall(loop, c, SD_AFTER_KEEP))
                 sd_connection_reset(loop, c);
             return false;
@@ -314,6 +388,23 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
         return false;
     }
     return true;
+}
+
+/* Feeds what was kept while nothing could be done with it. */
+static bool process_kept(sd_loop_t *loop, sd_connection_t *c)
+{
+    uint8_t *input = c->input;
+    size_t len = c->input_len;
+    bool more;
+
+    if (len == 0)
+        return true;
+    c->input = NULL;
+    c->input_len = 0;
+    sd_pressure_prepare(loop, c);
+    more = process(loop, c, input, len);
+    free(input);
+    return more;
 }
 
 /* The client has sent its last byte. */
@@ -332,7 +423,8 @@ static void input_ended(sd_loop_t *loop, sd_connection_t *c)
  * answered: were we killed in between, the kernel would otherwise end the
  * connection in order, and a sharedance client take that for "no such
  * session". A one-shot request pays one short call for it; arming the reset
- * by SO_LINGER would cost twice as much. */
+ * by SO_LINGER would cost twice as much. While incoming values are held back a
+ * request is only looked at, too, since it may have to stay in the socket. */
 static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
 {
     struct iovec iov[VECTORS];
@@ -340,6 +432,11 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
     ssize_t got;
     int n = 0;
 
+    if (sd_pressure_holds_back(loop, c)) {
+        put_aside(loop, c, SD_PAUSED_CROWDED);
+        return false;
+    }
+    sd_pressure_prepare(loop, c);
     if (kept > 0) /* the beginning of a head */
         memcpy(loop->scratch, c->input, kept);
     else if (sd_wire_wanted(&c->wire) > 0)
@@ -347,8 +444,8 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
     room = sizeof loop->scratch - kept;
     iov[n].iov_base = loop->scratch + kept;
     iov[n].iov_len = room;
-    if (!c->ever_read) {
-        got = c->transport->peek(c->fd, loop->scratch, room);
+    if (!c->ever_read || (loop->exec.hold_back && sd_wire_is_idle(&c->wire))) {
+        got = c->transport->peek(c->fd, loop->scratch + kept, room);
         c->ever_read = got > 0;
         c->held = got > 0 ? (uint32_t)got : 0;
     }
@@ -429,19 +526,17 @@ void sd_connection_open(sd_loop_t *loop, int fd, const sd_transport_t *transport
     c->fd = fd;
     c->transport = transport;
     c->since = loop->exec.now;
-    loop->turn_sent = 0;
+    loop->turn_sent = loop->turn_replies = 0;
     read_some(loop, c);
 }
 
 static void send_more(sd_loop_t *loop, sd_connection_t *c)
 {
     sd_after_t after = (sd_after_t)c->after;
-    uint8_t *input;
-    size_t len;
 
     switch (send_reply(loop, c, c->stalled, after)) {
     case STALLED:
-        sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + ms(loop->server->config->timeout));
+        sd_timer_set(&loop->wheel, &c->timer, reply_due(loop, c));
         return;
     case BROKEN:
         sd_count(loop->counters, aborted);
@@ -454,33 +549,37 @@ static void send_more(sd_loop_t *loop, sd_connection_t *c)
     c->stalled = NULL;
     if (!follow(loop, c, after))
         return;
+    c->moved_at = 0;
     /* requests that were read behind the one whose reply stalled */
-    input = c->input;
-    len = c->input_len;
-    c->input = NULL;
-    c->input_len = 0;
-    if (len == 0 || process(loop, c, input, len))
+    if (process_kept(loop, c))
         wait_for_input(loop, c);
-    free(input);
+}
+
+void sd_connection_resume(sd_loop_t *loop, sd_connection_t *c)
+{
+    loop->turn_sent = loop->turn_replies = 0;
+    c->state = SD_READING;
+    if (process_kept(loop, c))
+        read_some(loop, c);
 }
 
 void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, bool writable)
 {
-    loop->turn_sent = 0;
+    loop->turn_sent = loop->turn_replies = 0;
     switch (c->state) {
-    case READING:
+    case SD_READING:
         if (readable)
             read_some(loop, c);
         break;
-    case SENDING:
+    case SD_SENDING:
         if (writable)
             send_more(loop, c);
         break;
-    case LINGERING:
+    case SD_LINGERING:
         if (readable)
             read_away(loop, c);
         break;
-    default: /* only the poller's "broken" comes here */
+    default: /* nothing is asked of the poller: it is the connection's end */
         sd_count(loop->counters, aborted);
         sd_connection_reset(loop, c);
         break;
@@ -489,11 +588,11 @@ void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, boo
 
 void sd_connection_timeout(sd_loop_t *loop, sd_connection_t *c)
 {
-    if (c->state == LINGERING) {
+    if (c->state == SD_LINGERING) {
         close_in_order(loop, c);
         return;
     }
-    if (c->state == READING && c->ever_complete && sd_wire_is_idle(&c->wire) && c->input_len == 0) {
+    if (c->state == SD_READING && c->ever_complete && sd_wire_is_idle(&c->wire) && c->input_len == 0) {
         sd_count(loop->counters, idle_timeouts);
         close_in_order(loop, c);
         return;
@@ -506,13 +605,13 @@ void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c)
 {
     uint32_t open = loop->open;
 
-    if (c->state == READING) {
+    if (c->state == SD_READING) {
         read_some(loop, c);
         if (loop->open < open)
             return;
     }
     /* a pooled connection without a request: its owner opens another one */
-    if (c->state == READING && c->wire.persistent && sd_wire_is_idle(&c->wire)
+    if (c->state == SD_READING && c->wire.persistent && sd_wire_is_idle(&c->wire)
         && c->input_len == 0) {
         sd_count(loop->counters, drained);
         sd_connection_reset(loop, c);

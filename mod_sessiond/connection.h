@@ -9,22 +9,37 @@
 
 #include "loop.h"
 
+typedef enum {
+    SD_READING,
+    SD_SENDING,        /* a reply is stalled */
+    SD_LINGERING,      /* half-closed; what still comes is read away */
+    SD_WAITING,        /* the reply comes from elsewhere */
+    SD_PAUSED_CROWDED, /* not read from: see pressure.h */
+    SD_PAUSED_FULL
+} sd_connection_state_t;
+
 typedef struct sd_connection {
     sd_source_t source;
     int fd;
-    uint8_t state;
+    uint8_t state;        /* sd_connection_state_t */
     bool polled;
     bool reset_set;       /* the descriptor's end would be a reset */
     bool ever_complete;   /* a request has been answered */
     bool ever_read;
     bool kept_alive;
+    bool goes_first;      /* may take memory beyond the quarter */
+    bool asked;           /* others were asked for memory for this request already */
     uint32_t held;        /* bytes looked at that are still in the socket, see read_once */
     uint8_t interest;
     uint8_t after;        /* sd_after_t: what follows the stalled reply */
     const sd_transport_t *transport;
     struct sd_connection *prev, *next;
+    struct sd_connection *paused_prev, *paused_next;
     sd_timer_t timer;
     uint64_t since;       /* ms: the request under way began; or the connection did */
+    uint64_t reply_due;   /* ms: the stalled reply must be out */
+    uint64_t moved_at;    /* ms: a stalled reply, or a value coming in, was seen to move; 0 = not yet */
+    uint32_t moved_mark;  /* ... of an incoming value: the bytes that it wanted then */
     sd_wire_t wire;
     sd_reply_t *stalled;  /* a reply that the client does not take yet */
     uint8_t *input;       /* bytes read and not yet parsed */
@@ -34,6 +49,8 @@ typedef struct sd_connection {
 /* Takes over an accepted socket and serves what has come. */
 void sd_connection_open(sd_loop_t *loop, int fd, const sd_transport_t *transport);
 void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, bool writable);
+/* A paused one goes on. */
+void sd_connection_resume(sd_loop_t *loop, sd_connection_t *c);
 void sd_connection_timeout(sd_loop_t *loop, sd_connection_t *c);
 /* The loop is draining: serve what is there, end what is idle. */
 void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c);

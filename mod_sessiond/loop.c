@@ -191,11 +191,14 @@ static void drain_step(sd_loop_t *loop)
 
 static int wait_ms(const sd_loop_t *loop)
 {
+    int wait = loop->wheel.count > 0 ? SD_TIMER_TICK : IDLE_WAIT_MS,
+        pressure = sd_pressure_wait_ms(loop);
+
     if (loop->draining)
-        return 20;
-    if (loop->accept_again)
-        return ACCEPT_PAUSE_MS / 2;
-    return loop->wheel.count > 0 ? SD_TIMER_TICK : IDLE_WAIT_MS;
+        wait = 20;
+    else if (loop->accept_again)
+        wait = ACCEPT_PAUSE_MS / 2;
+    return pressure >= 0 && pressure < wait ? pressure : wait;
 }
 
 static void turn(sd_loop_t *loop)
@@ -226,6 +229,7 @@ static void turn(sd_loop_t *loop)
         sd_connection_timeout(loop, sd_connection_of_timer(timer));
     if (letters)
         read_mailbox(loop);
+    sd_pressure_turn(loop); /* after the events: it may end any connection */
     if (loop->accept_again && loop->exec.now >= loop->accept_again && !loop->draining) {
         loop->accept_again = 0;
         poll_listeners(loop, true);
@@ -259,6 +263,7 @@ sd_loop_t *sd_loop_create(sd_server_t *server, uint32_t number)
     if (!loop)
         return NULL;
     loop->mailbox_source = SD_SOURCE_MAILBOX;
+    sd_pressure_setup(loop);
     loop->server = server;
     loop->number = number;
     loop->mailbox_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

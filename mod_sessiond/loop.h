@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "poller.h"
+#include "pressure.h"
 #include "server.h"
 #include "timer.h"
 #include "transport.h"
@@ -59,6 +60,8 @@ typedef struct sd_loop {
     sd_exec_t exec;                 /* exec.now is the loop's clock */
     sd_reply_t reply;               /* the one being built */
     size_t turn_sent;               /* bytes sent to the connection whose turn it is */
+    uint32_t turn_replies;          /* ... and how often a full reply was */
+    sd_loop_pressure_t pressure;
     bool draining, stopped;
     uint64_t drain_until;
 

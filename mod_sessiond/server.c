@@ -252,9 +252,10 @@ static bool stop_loops(sd_server_t *server)
     for (i = 0; i < server->loops; i++) {
         if (pthread_timedjoin_np(server->loop[i]->thread, NULL, &t) != 0)
             all = false;
-        else
-            sd_loop_destroy(&server->loop[i]);
     }
+    /* only now: they post letters to each other */
+    for (i = 0; i < server->loops && all; i++)
+        sd_loop_destroy(&server->loop[i]);
     return all;
 }
 

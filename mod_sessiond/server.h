@@ -13,6 +13,7 @@
 #include "config.h"
 #include "listener.h"
 #include "protocol/wire.h"
+#include "pressure.h"
 #include "strangers.h"
 
 struct sd_loop;
@@ -45,6 +46,7 @@ typedef struct sd_server {
     atomic_bool closing; /* no loop accepts any more: whom one resets, no other may take in */
     sd_listener_set_t *listeners;
     sd_strangers_t strangers;
+    sd_pressure_t pressure;
 } sd_server_t;
 
 /* What travels over the control socket, one packet each, to the parent. */

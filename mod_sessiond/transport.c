@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -27,6 +28,13 @@ static ssize_t plain_peek(int fd, void *buffer, size_t room)
         got = recv(fd, buffer, room, MSG_PEEK);
     while (got < 0 && errno == EINTR);
     return got < 0 ? -errno : got;
+}
+
+static size_t plain_pending(int fd)
+{
+    int n = 0;
+
+    return ioctl(fd, FIONREAD, &n) == 0 && n > 0 ? (size_t)n : 0;
 }
 
 /* TCP drops them without a copy. */
@@ -109,8 +117,8 @@ static void plain_close(int fd)
 }
 
 const sd_transport_t sd_transport_tcp
-    = { "tcp", plain_receive, plain_peek, tcp_discard, plain_send, tcp_end_is_reset,
+    = { "tcp", plain_receive, plain_peek, plain_pending, tcp_discard, plain_send, tcp_end_is_reset,
         tcp_keep_alive, plain_half_close, plain_close };
 const sd_transport_t sd_transport_unix
-    = { "unix", plain_receive, plain_peek, unix_discard, plain_send, no_reset, no_keep_alive,
+    = { "unix", plain_receive, plain_peek, plain_pending, unix_discard, plain_send, no_reset, no_keep_alive,
         plain_half_close, plain_close };

@@ -17,6 +17,8 @@ typedef struct sd_transport {
     /* The same into one buffer, but the bytes stay in the socket: while they do,
      * its end is a reset, even if we are killed. */
     ssize_t (*peek)(int fd, void *buffer, size_t room);
+    /* Bytes that a receive would find now. */
+    size_t (*pending)(int fd);
     /* Takes `n` bytes that were looked at out of the socket. */
     void (*discard)(int fd, size_t n);
     /* `last`: nothing follows but the close, so hold it back and let them leave

@@ -57,11 +57,16 @@ int sd_reply_iov(const sd_reply_t *reply, sd_lane_t *lane, struct iovec *iov, in
     return n;
 }
 
+static uint64_t part_left(const sd_reply_part_t *part)
+{
+    return part->value.head != 0 ? part->value.left : part->len;
+}
+
 bool sd_reply_advance(sd_reply_t *reply, sd_lane_t *lane, size_t n)
 {
     while (reply->first < reply->parts) {
         sd_reply_part_t *part = &reply->part[reply->first];
-        size_t left = part->value.head != 0 ? part->value.left : part->len;
+        size_t left = part_left(part);
 
         if (n < left) {
             if (part->value.head != 0)
@@ -79,6 +84,26 @@ bool sd_reply_advance(sd_reply_t *reply, sd_lane_t *lane, size_t n)
     }
     sd_reply_clear(reply);
     return true;
+}
+
+uint64_t sd_reply_left(const sd_reply_t *reply)
+{
+    uint64_t left = 0;
+    uint32_t i;
+
+    for (i = reply->first; i < reply->parts; i++)
+        left += part_left(&reply->part[i]);
+    return left;
+}
+
+bool sd_reply_holds_detached(const sd_reply_t *reply, sd_lane_t *lane)
+{
+    uint32_t i;
+
+    for (i = reply->first; i < reply->parts; i++)
+        if (sd_ref_is_detached(lane, &reply->part[i].value))
+            return true;
+    return false;
 }
 
 void sd_reply_discard(sd_reply_t *reply, sd_lane_t *lane)

@@ -53,6 +53,10 @@ int sd_reply_iov(const sd_reply_t *reply, sd_lane_t *lane, struct iovec *iov, in
                  size_t *bytes);
 /* True: the vectors that sd_reply_iov gave covered everything. */
 bool sd_reply_advance(sd_reply_t *reply, sd_lane_t *lane, size_t n);
+/* Bytes still to be sent. */
+uint64_t sd_reply_left(const sd_reply_t *reply);
+/* It keeps values alive that are no longer in the store. */
+bool sd_reply_holds_detached(const sd_reply_t *reply, sd_lane_t *lane);
 /* Releases what was not sent. */
 void sd_reply_discard(sd_reply_t *reply, sd_lane_t *lane);
 

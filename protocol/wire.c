@@ -32,6 +32,11 @@ bool sd_wire_is_idle(const sd_wire_t *wire)
     return wire->state == AT_HEAD;
 }
 
+bool sd_wire_is_taking(const sd_wire_t *wire)
+{
+    return wire->state == IN_VALUE && wire->left > 0;
+}
+
 uint64_t sd_wire_wanted(const sd_wire_t *wire)
 {
     return wire->left;
@@ -78,6 +83,11 @@ static sd_after_t finish(sd_wire_t *wire, const sd_exec_t *exec, bool trailing, 
     return run(wire, exec, &request, reply);
 }
 
+static bool has_value(const sd_request_t *request)
+{
+    return request->op == 'S' || request->op == 'W';
+}
+
 /* A head has been read. Requests without a value are executed at once. */
 static sd_after_t begin(sd_wire_t *wire, const sd_exec_t *exec, sd_request_t *request,
                         sd_reply_t *reply)
@@ -93,15 +103,18 @@ static sd_after_t begin(sd_wire_t *wire, const sd_exec_t *exec, sd_request_t *re
         wire->state = PASSING;
         return SD_AFTER_KEEP;
     }
-    if (request->op != 'S' && request->op != 'W')
+    if (!has_value(request))
         return run(wire, exec, request, reply);
-    wire->left = wire->size = request->data_len;
-    wire->state = IN_VALUE;
     if (sd_chain_open(exec->lane, &wire->chain, request->key, request->key_len, exec->now)
-        != SD_OK) {
+        == SD_OK)
+        wire->state = IN_VALUE;
+    else if (exec->patient)
+        return SD_AFTER_FULL;
+    else {
         wire->fault = SD_FAULT_FULL;
         wire->state = PASSING;
     }
+    wire->left = wire->size = request->data_len;
     return SD_AFTER_KEEP;
 }
 
@@ -121,6 +134,7 @@ static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_
                             size_t *used, sd_reply_t *reply, bool *wait)
 {
     sd_request_t request;
+    sd_after_t after;
 
     wire->protocol = protocol_of(wire, in[0]);
     if (!wire->protocol) {
@@ -133,6 +147,9 @@ static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_
         *wait = true;
         return SD_AFTER_KEEP;
     case SD_PARSE_DONE:
+        /* what is complete is published at once and holds nothing up */
+        if (exec->hold_back && has_value(&request) && request.data_len > len - request.head_len)
+            return SD_AFTER_CROWDED;
         break;
     case SD_PARSE_BAD:
         if (!request.known)
@@ -141,9 +158,10 @@ static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_
     }
     wire->bound = 1;
     wire->persistent |= wire->protocol == &sd_extended;
-    *used = request.head_len;
     request.trailing = len > request.head_len;
-    return begin(wire, exec, &request, reply);
+    after = begin(wire, exec, &request, reply);
+    *used = after == SD_AFTER_FULL ? 0 : request.head_len;
+    return after;
 }
 
 sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *in, size_t len,
@@ -167,7 +185,7 @@ sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *i
         if (wire->state == IN_VALUE && taken > 0
             && sd_chain_append(exec->lane, &wire->chain, in + *used, (uint32_t)taken, exec->now)
                    != SD_OK) {
-            after = out_of_memory(wire, exec, reply);
+            after = exec->patient ? SD_AFTER_FULL : out_of_memory(wire, exec, reply);
             continue;
         }
         *used += taken;

@@ -48,8 +48,22 @@ static sd_status_t extend(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
     c->last = block;
     c->blocks++;
     c->space += SD_BLOCK_BYTES;
-    atomic_fetch_add_explicit(&s->incoming, 1, memory_order_relaxed);
     return SD_OK;
+}
+
+/* Extends the chain until it has `want` bytes of space, and counts what it took
+ * once for all. On SD_FULL it keeps what it has. */
+static sd_status_t extend_to(sd_lane_t *lane, sd_chain_t *c, uint32_t want, const void *key,
+                             size_t key_len, uint64_t now)
+{
+    uint32_t before = c->blocks;
+    sd_status_t status = SD_OK;
+
+    while (c->space < want && status == SD_OK)
+        status = extend(lane, c, key, key_len, now);
+    if (c->blocks != before)
+        atomic_fetch_add_explicit(&lane->store->incoming, c->blocks - before, memory_order_relaxed);
+    return status;
 }
 
 /* Moves the write position on by `n` bytes that were reserved. It stays at the
@@ -92,7 +106,7 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
 
     memset(c, 0, sizeof *c);
     c->hash = sd_hash(s, key, key_len);
-    status = extend(lane, c, key, key_len, now);
+    status = extend_to(lane, c, 1, key, key_len, now);
     if (status != SD_OK)
         return status;
     c->head = c->write = c->last;
@@ -103,12 +117,10 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
     item->magic = SD_ITEM_MAGIC;
     c->key_len = (uint8_t)key_len;
     step(s, c, sizeof *item);
-    while (c->space < key_len) {
-        status = extend(lane, c, key, key_len, now);
-        if (status != SD_OK) {
-            sd_chain_discard(lane, c);
-            return status;
-        }
+    status = extend_to(lane, c, (uint32_t)key_len, key, key_len, now);
+    if (status != SD_OK) {
+        sd_chain_discard(lane, c);
+        return status;
     }
     copy_in(s, c, key, (uint32_t)key_len);
     return SD_OK;
@@ -119,13 +131,7 @@ sd_status_t sd_chain_reserve(sd_lane_t *lane, sd_chain_t *c, uint32_t want, uint
     /* sums of lengths are 32 bits wide: beyond 2 GiB there is no room for one value */
     if (c->data_len > INT32_MAX || want > INT32_MAX - c->data_len)
         return SD_FULL;
-    while (c->space < want) {
-        sd_status_t status = extend(lane, c, NULL, 0, now);
-
-        if (status != SD_OK)
-            return status;
-    }
-    return SD_OK;
+    return extend_to(lane, c, want, NULL, 0, now);
 }
 
 /* Vectors over a chain from (block, at) on, `bytes` in all. Returns how many;
@@ -221,4 +227,11 @@ void sd_ref_release(sd_lane_t *lane, sd_ref_t *ref)
         atomic_fetch_sub(&s->detached, sd_blocks_free(lane, ref->head));
     }
     memset(ref, 0, sizeof *ref);
+}
+
+bool sd_ref_is_detached(sd_lane_t *lane, const sd_ref_t *ref)
+{
+    return ref->head != 0
+           && (atomic_load_explicit(&lane->store->pins[ref->head], memory_order_relaxed)
+               & SD_PIN_DETACHED);
 }

@@ -30,6 +30,9 @@
     X(accept_errors,         AcceptErrors,         COUNTER, "accepts put off (no descriptor or memory)")     \
     X(timeouts,              Timeouts,             COUNTER, "connections reset by SessiondTimeout")          \
     X(idle_timeouts,         IdleTimeouts,         COUNTER, "connections closed by SessiondIdleTimeout")     \
+    X(held_back,             HeldBack,             COUNTER, "values made to wait: a quarter of the memory is in incoming ones") \
+    X(slow_writers,          SlowWriters,          COUNTER, "reset: under 64 KB a second while others waited")   \
+    X(slow_readers,          SlowReaders,          COUNTER, "reset: kept replaced sessions in a full memory")    \
     X(aborted,               Aborted,              COUNTER, "clients gone in the middle of a request")       \
     X(drained,               Drained,              COUNTER, "connections reset by a restart")                \
     X(bad_requests,          BadRequests,          COUNTER, "malformed requests and keys")                   \

@@ -58,6 +58,7 @@ struct sd_store {
     uint32_t shard_count;
     uint32_t tag;         /* epoch << SD_LINK_TAG_SHIFT */
     uint32_t reserve;     /* pool level below which only replacements are served */
+    uint32_t crowd;       /* blocks in incoming chains from which on callers hold back */
     uint32_t batch;       /* blocks moved between a lane and the pool at once */
     uint32_t lane_count;
     bool evict_when_full;

@@ -202,6 +202,7 @@ sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
     s->lane_count = options->lanes;
     s->evict_when_full = options->evict_when_full;
     s->reserve = s->block_count / 100;
+    s->crowd = s->block_count / 4;
     s->batch = s->block_count / (64 * s->lane_count);
     s->batch = s->batch > 64 ? 64 : s->batch < 4 ? 4 : s->batch;
     for (i = 0; i < options->lanes; i++) {

@@ -162,6 +162,9 @@ sd_status_t sd_store_get(sd_lane_t *lane, const void *key, size_t key_len, uint6
 int sd_ref_iov(sd_lane_t *lane, const sd_ref_t *ref, struct iovec *iov, int max, size_t *bytes);
 void sd_ref_advance(sd_lane_t *lane, sd_ref_t *ref, size_t n);
 void sd_ref_release(sd_lane_t *lane, sd_ref_t *ref);
+/* The value is no longer in the store: this reference, and perhaps others, are
+ * all that keep its memory. */
+bool sd_ref_is_detached(sd_lane_t *lane, const sd_ref_t *ref);
 
 /* ---- upkeep ------------------------------------------------------------ */
 
@@ -180,10 +183,18 @@ typedef struct sd_usage {
     uint32_t blocks;      /* blocks in all */
     uint32_t blocks_free; /* of these, not in use */
     uint32_t blocks_incoming; /* in chains not yet published */
+    uint32_t blocks_detached; /* kept only by readers: replaced, deleted or expired */
     uint64_t items;       /* values stored, expired ones included until swept */
     uint64_t largest;     /* data bytes of the largest value a new key could have now */
 } sd_usage_t;
 void sd_store_usage(sd_store_t *store, sd_usage_t *usage);
+/* Chains that are not published hold a quarter of the blocks or more. The store
+ * does not enforce it; callers stop receiving values until it is over, so that
+ * slow writers cannot take the memory from those who store. */
+bool sd_store_is_crowded(const sd_store_t *store);
+/* Blocks that come back when readers let go: is there something to ask them for? */
+uint32_t sd_store_detached(const sd_store_t *store);
+
 /* What sd_store_usage would call `largest`, from a number of free blocks. */
 uint64_t sd_usage_largest(uint32_t blocks, uint32_t blocks_free);
 

@@ -27,7 +27,8 @@ static void talk_open(talk_t *t)
     memset(t, 0, sizeof *t);
     fixture_open(&t->f, MIB, 1, false);
     t->limits = (sd_limits_t){ 1 << 20, 1000, "greeting" };
-    t->exec = (sd_exec_t){ t->f.lane, sd_lane_counters(t->f.lane), &t->limits, t->f.now };
+    t->exec = (sd_exec_t){ .lane = t->f.lane, .counters = sd_lane_counters(t->f.lane),
+                           .limits = &t->limits, .now = t->f.now };
     sd_wire_setup(&t->wire);
     sd_reply_clear(&t->reply);
 }

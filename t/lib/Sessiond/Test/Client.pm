@@ -18,7 +18,7 @@ use v5.36;
 
 use Errno  qw(EAGAIN ECONNREFUSED ECONNRESET EINTR ENOENT ENOTCONN EPIPE ETIMEDOUT EINPROGRESS);
 use Socket qw(AF_INET AF_INET6 AF_UNIX IPPROTO_TCP MSG_NOSIGNAL SHUT_WR SOCK_STREAM SOL_SOCKET
-    SO_LINGER SO_RCVTIMEO SO_SNDTIMEO TCP_NODELAY inet_pton pack_sockaddr_in pack_sockaddr_in6
+    SO_LINGER SO_RCVBUF SO_RCVTIMEO SO_SNDTIMEO TCP_NODELAY inet_pton pack_sockaddr_in pack_sockaddr_in6
     pack_sockaddr_un);
 use Sessiond::Test::Net qw(now);
 
@@ -29,8 +29,10 @@ our @EXPORT_OK = qw(frame_store frame_fetch frame_delete frame_hello frame_get f
 use constant ANY_VERSION => ~0;    # 64 bits of ones: whatever is there
 
 # addr: "127.0.0.1:1042", "[::1]:1042", "unix:/path" or a port of this host
+# timeout: seconds; from: the address to come from; receive: bytes of receive
+# buffer, for one who takes little
 sub new ($class, $addr, %opt) {
-    my $self = bless { addr => $addr, timeout => $opt{timeout} // 30, buffer => '' }, $class;
+    my $self = bless { addr => $addr, timeout => $opt{timeout} // 30, receive => $opt{receive}, buffer => '' }, $class;
     if (my ($path) = $addr =~ m{^unix:(.*)}) {
         @$self{qw(family to)} = (AF_UNIX, pack_sockaddr_un($path));
     }
@@ -65,6 +67,7 @@ sub open ($self) {
     setsockopt $socket, SOL_SOCKET, SO_RCVTIMEO, $self->{timeval};
     setsockopt $socket, SOL_SOCKET, SO_SNDTIMEO, $self->{timeval};
     setsockopt $socket, IPPROTO_TCP, TCP_NODELAY, 1 if $self->{nodelay} && $self->{family} != AF_UNIX;
+    setsockopt $socket, SOL_SOCKET, SO_RCVBUF, $self->{receive} if $self->{receive};    # before the window is told
     bind $socket, $self->{from} or die "bind: $!\n" if $self->{from};
     until (connect $socket, $self->{to}) {
         next if $! == EINTR;

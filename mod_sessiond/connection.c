@@ -1,25 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * connection.c: reading, feeding the conversation, sending, and the ways a
- * connection ends. What is hard is the end: an orderly close means "no", a
- * reset means "no answer". So a reply that needs more than one send keeps the
- * reset armed until its last byte is queued, and input that is not wanted is
- * read before the close, since unread bytes would turn it into a reset.
+ * connection.c: the life of a connection: how it begins, what it waits for and
+ * until when, and the ways it ends. What is hard is the end: an orderly close
+ * means "no", a reset means "no answer", and every path must end in the right
+ * one of them. What is said on it is exchange.c's.
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "connection.h"
+#include "exchange.h"
 
-#define VECTORS 256
-#define LINGER_MS 1000u
 #define SPARES_KEPT 1024u
-/* What one connection may read, or be sent, before the others have their turn:
- * bytes, and replies of many small requests. */
-#define TURN_BYTES (1u << 18)
-#define TURN_REPLIES 4u
 
 /* ---- life ---- */
 
@@ -87,17 +78,16 @@ void sd_connection_reset(sd_loop_t *loop, sd_connection_t *c)
     end(loop, c);
 }
 
-/* What was only looked at so far is taken out of the socket. */
-static void release_held(sd_connection_t *c)
+void sd_connection_release_held(sd_connection_t *c)
 {
     if (c->held > 0)
         c->transport->discard(c->fd, c->held);
     c->held = 0;
 }
 
-static void close_in_order(sd_loop_t *loop, sd_connection_t *c)
+void sd_connection_close(sd_loop_t *loop, sd_connection_t *c)
 {
-    release_held(c);
+    sd_connection_release_held(c);
     if (c->reset_set)
         c->transport->end_is_reset(c->fd, false);
     end(loop, c);
@@ -105,7 +95,7 @@ static void close_in_order(sd_loop_t *loop, sd_connection_t *c)
 
 /* ---- waiting ---- */
 
-static void set_interest(sd_loop_t *loop, sd_connection_t *c, unsigned interest)
+void sd_connection_poll(sd_loop_t *loop, sd_connection_t *c, unsigned interest)
 {
     if (c->polled && c->interest == interest)
         return;
@@ -124,48 +114,37 @@ static uint64_t ms(uint32_t seconds)
     return (uint64_t)seconds * 1000;
 }
 
-/* From now on our end is a reset until the reply is out, even if we are killed. */
-static void arm_reset(sd_connection_t *c)
-{
-    if (c->reset_set)
-        return;
-    c->transport->end_is_reset(c->fd, true);
-    c->reset_set = true;
-}
-
-/* How long so many bytes may take in all: SessiondTimeout plus a second for each
- * 64 KB. */
-static uint64_t whole_time(const sd_loop_t *loop, uint64_t bytes)
+uint64_t sd_connection_whole_time(const sd_loop_t *loop, uint64_t bytes)
 {
     return ms(loop->server->config->timeout) + bytes / 65536 * 1000;
 }
 
-/* ... and until when nothing of them may move. */
+/* Until when nothing at all may move. */
 static uint64_t progress_due(const sd_loop_t *loop)
 {
     return loop->exec.now + ms(loop->server->config->timeout);
 }
 
-static uint64_t whole_request_due(const sd_loop_t *loop, const sd_connection_t *c)
+uint64_t sd_connection_request_due(const sd_loop_t *loop, const sd_connection_t *c)
 {
-    return c->since + whole_time(loop, sd_wire_size(&c->wire));
+    return c->since + sd_connection_whole_time(loop, sd_wire_size(&c->wire));
 }
 
 static uint64_t request_due(const sd_loop_t *loop, const sd_connection_t *c)
 {
-    uint64_t whole = whole_request_due(loop, c), due = progress_due(loop);
+    uint64_t whole = sd_connection_request_due(loop, c), due = progress_due(loop);
 
     return whole < due ? whole : due;
 }
 
-static uint64_t reply_due(const sd_loop_t *loop, const sd_connection_t *c)
+uint64_t sd_connection_reply_due(const sd_loop_t *loop, const sd_connection_t *c)
 {
     uint64_t due = progress_due(loop);
 
     return c->reply_due < due ? c->reply_due : due;
 }
 
-static void wait_for_input(sd_loop_t *loop, sd_connection_t *c)
+void sd_connection_wait_for_input(sd_loop_t *loop, sd_connection_t *c)
 {
     bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
 
@@ -185,331 +164,7 @@ static void wait_for_input(sd_loop_t *loop, sd_connection_t *c)
     }
     else
         sd_timer_set(&loop->wheel, &c->timer, request_due(loop, c));
-    set_interest(loop, c, SD_POLL_READ); /* last: what cannot be polled is ended by the timer */
-}
-
-/* Keeps what has been read and cannot be used yet. False: no memory. */
-static bool keep_input(sd_connection_t *c, const uint8_t *bytes, size_t n)
-{
-    uint8_t *copy = NULL;
-
-    if (n > 0) {
-        copy = malloc(n);
-        if (!copy)
-            return false;
-        memcpy(copy, bytes, n);
-    }
-    free(c->input);
-    c->input = copy;
-    c->input_len = (uint32_t)n;
-    return true;
-}
-
-/* ---- sending ---- */
-
-typedef enum { SENT, STALLED, BROKEN } sent_t;
-
-static sent_t send_reply(sd_loop_t *loop, sd_connection_t *c, sd_reply_t *reply, sd_after_t after)
-{
-    struct iovec iov[VECTORS];
-    size_t bytes;
-    ssize_t sent;
-    bool done = false;
-
-    while (!done) {
-        int n = sd_reply_iov(reply, loop->lane, iov, VECTORS, &bytes);
-        /* the same vectors tell whether this is all there is */
-        bool whole = n < VECTORS;
-
-        if (n == 0) { /* a value of no bytes */
-            done = sd_reply_advance(reply, loop->lane, 0);
-            break;
-        }
-        sent = c->transport->send(c->fd, iov, n, whole && after == SD_AFTER_CLOSE);
-        if (sent < 0 && sent != -EAGAIN)
-            return BROKEN;
-        if (sent < 0)
-            sent = 0;
-        sd_count_add(loop->counters, bytes_out, sent);
-        loop->turn_sent += (size_t)sent;
-        done = sd_reply_advance(reply, loop->lane, (size_t)sent);
-        if (!done)
-            arm_reset(c);
-        if (sent > 0)
-            c->moved_at = loop->exec.now;
-        if ((size_t)sent < bytes || (!done && loop->turn_sent >= TURN_BYTES))
-            return STALLED;
-    }
-    if (c->reset_set) {
-        c->transport->end_is_reset(c->fd, false);
-        c->reset_set = false;
-    }
-    return SENT;
-}
-
-static void linger(sd_loop_t *loop, sd_connection_t *c)
-{
-    release_held(c);
-    c->transport->half_close(c->fd);
-    c->state = SD_LINGERING;
-    sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + LINGER_MS);
-    set_interest(loop, c, SD_POLL_READ);
-}
-
-/* Not read from until there is memory: see pressure.h. Only its end wakes it. */
-static void put_aside(sd_loop_t *loop, sd_connection_t *c, sd_connection_state_t state)
-{
-    bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
-
-    if (!c->wire.persistent && !idle)
-        arm_reset(c);
-    c->state = (uint8_t)state;
-    sd_timer_set(&loop->wheel, &c->timer, whole_request_due(loop, c));
-    sd_pressure_pause(loop, c);
-    set_interest(loop, c, 0);
-}
-
-/* The reply has gone out. False: the connection is gone too, or waits. */
-static bool follow(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
-{
-    switch (after) {
-    case SD_AFTER_KEEP:
-        return true;
-    case SD_AFTER_CLOSE:
-        close_in_order(loop, c);
-        return false;
-    case SD_AFTER_DRAIN:
-        linger(loop, c);
-        return false;
-    case SD_AFTER_RESET:
-        sd_connection_reset(loop, c);
-        return false;
-    case SD_AFTER_CROWDED:
-        put_aside(loop, c, SD_PAUSED_CROWDED);
-        return false;
-    case SD_AFTER_FULL:
-        put_aside(loop, c, SD_PAUSED_FULL);
-        return false;
-    case SD_AFTER_PENDING:
-        release_held(c);
-        c->state = SD_WAITING;
-        set_interest(loop, c, 0);
-        return false;
-    }
-    return false;
-}
-
-/* Moves the loop's reply aside until the client takes it. */
-static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
-{
-    c->stalled = malloc(sizeof *c->stalled);
-    if (!c->stalled)
-        return false;
-    /* Before a close it stays in the socket: a Unix socket has no other way to
-     * end in a reset. */
-    if (after != SD_AFTER_CLOSE)
-        release_held(c);
-    *c->stalled = loop->reply;
-    sd_reply_clear(&loop->reply);
-    c->after = (uint8_t)after;
-    c->state = SD_SENDING;
-    c->moved_at = loop->exec.now;
-    c->reply_due = loop->exec.now + whole_time(loop, sd_reply_left(c->stalled));
-    sd_timer_set(&loop->wheel, &c->timer, reply_due(loop, c));
-    set_interest(loop, c, SD_POLL_WRITE);
-    return true;
-}
-
-/* ---- reading ---- */
-
-/* What a pause leaves unused stays where it is: in the socket, as far as it was
- * only looked at, else in memory. False: no memory. */
-static bool put_back(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size_t at, size_t len)
-{
-    size_t kept = len - c->held, taken = at > kept ? at - kept : 0;
-
-    if (c->held == 0)
-        return keep_input(c, in + at, len - at);
-    sd_count_sub(loop->counters, bytes_in, c->held - taken);
-    c->ever_read = taken > 0;
-    c->held = (uint32_t)taken;
-    release_held(c);
-    return keep_input(c, in + at, at < kept ? kept - at : 0);
-}
-
-/* Feeds `len` bytes. True: all that can be used is used, go on reading. */
-static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size_t len)
-{
-    size_t at = 0;
-
-    for (;;) {
-        size_t used;
-        sd_after_t after
-            = sd_wire_feed(&c->wire, &loop->exec, in + at, len - at, &used, &loop->reply);
-        bool full = sd_reply_is_full(&loop->reply), answered = !sd_reply_is_empty(&loop->reply),
-             paused = after == SD_AFTER_CROWDED || after == SD_AFTER_FULL;
-
-        at += used;
-        if (paused && !put_back(loop, c, in, at, len)) {
-            sd_connection_reset(loop, c);
-            return false;
-        }
-        if (answered || after != SD_AFTER_KEEP) {
-            if (!paused || answered) {
-                c->ever_complete = true;
-                c->since = loop->exec.now;
-            }
-            switch (send_reply(loop, c, &loop->reply, after)) {
-            case SENT:
-                if (!follow(loop, c, after))
-                    return false;
-                break;
-            case STALLED:
-                if ((!paused && !keep_input(c, in + at, len - at)) || !stall(loop, c, after))
-                    sd_connection_reset(loop, c);
-                return false;
-            case BROKEN:
-                sd_count(loop->counters, aborted);
-                sd_connection_reset(loop, c);
-                return false;
-            }
-        }
-        if (!full)
-            break;
-        /* the others' turn; the rest at the next event */
-        if (loop->turn_sent >= TURN_BYTES || ++loop->turn_replies >= TURN_REPLIES) {
-            if (!keep_input(c, in + at, len - at) || !stall(loop, c, SD_AFTER_KEEP))
-                sd_connection_reset(loop, c);
-            return false;
-        }
-    }
-    if (!keep_input(c, in + at, len - at)) {
-        sd_connection_reset(loop, c);
-        return false;
-    }
-    return true;
-}
-
-/* Feeds what was kept while nothing could be done with it. */
-static bool process_kept(sd_loop_t *loop, sd_connection_t *c)
-{
-    uint8_t *input = c->input;
-    size_t len = c->input_len;
-    bool more;
-
-    if (len == 0)
-        return true;
-    c->input = NULL;
-    c->input_len = 0;
-    sd_pressure_prepare(loop, c);
-    more = process(loop, c, input, len);
-    free(input);
-    return more;
-}
-
-/* The client has sent its last byte. */
-static void input_ended(sd_loop_t *loop, sd_connection_t *c)
-{
-    bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
-
-    if (!idle)
-        sd_count(loop->counters, aborted);
-    close_in_order(loop, c);
-}
-
-/* Reads once and processes it. True: there may be more to read at once.
- *
- * The first bytes are only looked at and stay in the socket until they are
- * answered: were we killed in between, the kernel would otherwise end the
- * connection in order, and a sharedance client take that for "no such
- * session". A one-shot request pays one short call for it; arming the reset
- * by SO_LINGER would cost twice as much. While incoming values are held back a
- * request is only looked at, too, since it may have to stay in the socket. */
-static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
-{
-    struct iovec iov[VECTORS];
-    size_t direct = 0, kept = c->input_len, room;
-    ssize_t got;
-    int n = 0;
-
-    if (sd_pressure_holds_back(loop, c)) {
-        put_aside(loop, c, SD_PAUSED_CROWDED);
-        return false;
-    }
-    sd_pressure_prepare(loop, c);
-    if (kept > 0) /* the beginning of a head */
-        memcpy(loop->scratch, c->input, kept);
-    else if (sd_wire_wanted(&c->wire) > 0)
-        n = sd_wire_room(&c->wire, &loop->exec, SD_LOOP_SCRATCH, iov, VECTORS - 1, &direct);
-    room = sizeof loop->scratch - kept;
-    iov[n].iov_base = loop->scratch + kept;
-    iov[n].iov_len = room;
-    if (!c->ever_read || (loop->exec.hold_back && sd_wire_is_idle(&c->wire))) {
-        got = c->transport->peek(c->fd, loop->scratch + kept, room);
-        c->ever_read = got > 0;
-        c->held = got > 0 ? (uint32_t)got : 0;
-    }
-    else
-        got = c->transport->receive(c->fd, iov, n + 1);
-    if (got == -EAGAIN) {
-        wait_for_input(loop, c);
-        return false;
-    }
-    if (got < 0) {
-        sd_count(loop->counters, aborted);
-        sd_connection_reset(loop, c);
-        return false;
-    }
-    if (got == 0) {
-        input_ended(loop, c);
-        return false;
-    }
-    sd_count_add(loop->counters, bytes_in, got);
-    *turn += (size_t)got;
-    if (c->since == 0)
-        c->since = loop->exec.now;
-    if (n > 0)
-        sd_wire_received(&c->wire, &loop->exec, (size_t)got < direct ? (size_t)got : direct);
-    if (!process(loop, c, loop->scratch, kept + ((size_t)got > direct ? (size_t)got - direct : 0)))
-        return false;
-    /* a death of ours in the middle of a request must not look like a "no" */
-    if (!c->wire.persistent && !(sd_wire_is_idle(&c->wire) && c->input_len == 0))
-        arm_reset(c);
-    release_held(c);
-    if ((size_t)got < direct + room) {
-        wait_for_input(loop, c);
-        return false;
-    }
-    return true;
-}
-
-static void read_some(sd_loop_t *loop, sd_connection_t *c)
-{
-    size_t turn = 0;
-
-    while (read_once(loop, c, &turn))
-        if (turn >= TURN_BYTES) {
-            wait_for_input(loop, c);
-            return;
-        }
-}
-
-/* Reads and forgets. */
-static void read_away(sd_loop_t *loop, sd_connection_t *c)
-{
-    struct iovec iov = { loop->scratch, sizeof loop->scratch };
-    size_t turn = 0;
-    ssize_t got;
-
-    do {
-        got = c->transport->receive(c->fd, &iov, 1);
-        if (got > 0) {
-            sd_count_add(loop->counters, bytes_in, got);
-            turn += (size_t)got;
-        }
-    } while (got > 0 && turn < TURN_BYTES);
-    if (got == 0 || (got < 0 && got != -EAGAIN))
-        close_in_order(loop, c);
+    sd_connection_poll(loop, c, SD_POLL_READ); /* last: what cannot be polled is ended by the timer */
 }
 
 /* ---- what the loop calls ---- */
@@ -527,40 +182,15 @@ void sd_connection_open(sd_loop_t *loop, int fd, const sd_transport_t *transport
     c->transport = transport;
     c->since = loop->exec.now;
     loop->turn_sent = loop->turn_replies = 0;
-    read_some(loop, c);
-}
-
-static void send_more(sd_loop_t *loop, sd_connection_t *c)
-{
-    sd_after_t after = (sd_after_t)c->after;
-
-    switch (send_reply(loop, c, c->stalled, after)) {
-    case STALLED:
-        sd_timer_set(&loop->wheel, &c->timer, reply_due(loop, c));
-        return;
-    case BROKEN:
-        sd_count(loop->counters, aborted);
-        sd_connection_reset(loop, c);
-        return;
-    case SENT:
-        break;
-    }
-    free(c->stalled);
-    c->stalled = NULL;
-    if (!follow(loop, c, after))
-        return;
-    c->moved_at = 0;
-    /* requests that were read behind the one whose reply stalled */
-    if (process_kept(loop, c))
-        wait_for_input(loop, c);
+    sd_exchange_read(loop, c);
 }
 
 void sd_connection_resume(sd_loop_t *loop, sd_connection_t *c)
 {
     loop->turn_sent = loop->turn_replies = 0;
     c->state = SD_READING;
-    if (process_kept(loop, c))
-        read_some(loop, c);
+    if (sd_exchange_go_on(loop, c))
+        sd_exchange_read(loop, c);
 }
 
 void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, bool writable)
@@ -569,15 +199,15 @@ void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, boo
     switch (c->state) {
     case SD_READING:
         if (readable)
-            read_some(loop, c);
+            sd_exchange_read(loop, c);
         break;
     case SD_SENDING:
         if (writable)
-            send_more(loop, c);
+            sd_exchange_send_more(loop, c);
         break;
     case SD_LINGERING:
         if (readable)
-            read_away(loop, c);
+            sd_exchange_read_away(loop, c);
         break;
     default: /* nothing is asked of the poller: it is the connection's end */
         sd_count(loop->counters, aborted);
@@ -589,12 +219,12 @@ void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, boo
 void sd_connection_timeout(sd_loop_t *loop, sd_connection_t *c)
 {
     if (c->state == SD_LINGERING) {
-        close_in_order(loop, c);
+        sd_connection_close(loop, c);
         return;
     }
     if (c->state == SD_READING && c->ever_complete && sd_wire_is_idle(&c->wire) && c->input_len == 0) {
         sd_count(loop->counters, idle_timeouts);
-        close_in_order(loop, c);
+        sd_connection_close(loop, c);
         return;
     }
     sd_count(loop->counters, timeouts);
@@ -606,7 +236,7 @@ void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c)
     uint32_t open = loop->open;
 
     if (c->state == SD_READING) {
-        read_some(loop, c);
+        sd_exchange_read(loop, c);
         if (loop->open < open)
             return;
     }

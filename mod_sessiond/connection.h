@@ -57,6 +57,22 @@ void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c);
 /* Ends it in trouble. */
 void sd_connection_reset(sd_loop_t *loop, sd_connection_t *c);
 
+/* ---- for exchange.c ---- */
+
+/* What was only looked at so far is taken out of the socket. */
+void sd_connection_release_held(sd_connection_t *c);
+/* Ends it in order. */
+void sd_connection_close(sd_loop_t *loop, sd_connection_t *c);
+/* What the poller is asked for: SD_POLL_..., 0 = nothing but the end. */
+void sd_connection_poll(sd_loop_t *loop, sd_connection_t *c, unsigned interest);
+void sd_connection_wait_for_input(sd_loop_t *loop, sd_connection_t *c);
+/* How many ms so many bytes may take in all: SessiondTimeout plus a second for
+ * each 64 KB. */
+uint64_t sd_connection_whole_time(const sd_loop_t *loop, uint64_t bytes);
+/* When a request under way must be complete, when a stalled reply must move. */
+uint64_t sd_connection_request_due(const sd_loop_t *loop, const sd_connection_t *c);
+uint64_t sd_connection_reply_due(const sd_loop_t *loop, const sd_connection_t *c);
+
 static inline sd_connection_t *sd_connection_of_timer(sd_timer_t *timer)
 {
     return (sd_connection_t *)(void *)((char *)timer - offsetof(sd_connection_t, timer));

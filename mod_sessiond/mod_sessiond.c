@@ -6,7 +6,9 @@
  *   the parent     process.c, retained.c, listener.c
  *                                        sockets, segment, the session process
  *   the process    server.c, keeper.c    main thread, housekeeping
- *                  loop.c, connection.c  threads that serve clients
+ *                  loop.c, connection.c, exchange.c
+ *                                        threads that serve clients
+ *                  pressure.c            who gives way when memory is short
  *   reports        status.c, status_filter.c
  *
  * Start order: check_config judges the directives (also for -t), open_logs

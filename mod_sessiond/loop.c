@@ -15,6 +15,7 @@
 #include "connection.h"
 #include "log.h"
 #include "loop.h"
+#include "syscalls.h"
 
 #define EVENTS 256
 #define ACCEPTS_AT_ONCE 64
@@ -108,7 +109,8 @@ static bool accept_some(sd_loop_t *loop, sd_loop_listener_t *l)
         int fd;
 
         peer.ss_family = AF_UNSPEC;
-        fd = accept4(l->fd, (struct sockaddr *)(void *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        fd = sd_sys_accept(l->fd, (struct sockaddr *)(void *)&peer, &size,
+                           SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
             if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
                 pause_accepting(loop);

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "syscalls.h"
 #include "transport.h"
 
 static ssize_t plain_receive(int fd, struct iovec *iov, int n)
@@ -15,7 +16,7 @@ static ssize_t plain_receive(int fd, struct iovec *iov, int n)
     ssize_t got;
 
     do
-        got = n == 1 ? recv(fd, iov->iov_base, iov->iov_len, 0) : readv(fd, iov, n);
+        got = n == 1 ? sd_sys_recv(fd, iov->iov_base, iov->iov_len, 0) : readv(fd, iov, n);
     while (got < 0 && errno == EINTR);
     return got < 0 ? -errno : got;
 }
@@ -25,7 +26,7 @@ static ssize_t plain_peek(int fd, void *buffer, size_t room)
     ssize_t got;
 
     do
-        got = recv(fd, buffer, room, MSG_PEEK);
+        got = sd_sys_recv(fd, buffer, room, MSG_PEEK);
     while (got < 0 && errno == EINTR);
     return got < 0 ? -errno : got;
 }
@@ -43,7 +44,7 @@ static void tcp_discard(int fd, size_t n)
     ssize_t got;
 
     for (; n > 0; n -= (size_t)got) {
-        got = recv(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
+        got = sd_sys_recv(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
         if (got <= 0)
             return;
     }
@@ -55,7 +56,7 @@ static void unix_discard(int fd, size_t n)
     ssize_t got;
 
     for (; n > 0; n -= (size_t)got) {
-        got = recv(fd, away, n < sizeof away ? n : sizeof away, MSG_DONTWAIT);
+        got = sd_sys_recv(fd, away, n < sizeof away ? n : sizeof away, MSG_DONTWAIT);
         if (got <= 0)
             return;
     }
@@ -69,12 +70,12 @@ static ssize_t plain_send(int fd, struct iovec *iov, int n, bool last)
 
     do {
         if (n == 1)
-            sent = send(fd, iov->iov_base, iov->iov_len, flags);
+            sent = sd_sys_send(fd, iov->iov_base, iov->iov_len, flags);
         else {
             memset(&msg, 0, sizeof msg);
             msg.msg_iov = iov;
             msg.msg_iovlen = (size_t)n;
-            sent = sendmsg(fd, &msg, flags);
+            sent = sd_sys_sendmsg(fd, &msg, flags);
         }
     } while (sent < 0 && errno == EINTR);
     return sent < 0 ? -errno : sent;
@@ -113,7 +114,7 @@ static void plain_half_close(int fd)
 
 static void plain_close(int fd)
 {
-    (void)close(fd);
+    (void)sd_sys_close(fd);
 }
 
 const sd_transport_t sd_transport_tcp

@@ -106,6 +106,7 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
 
     memset(c, 0, sizeof *c);
     c->hash = sd_hash(s, key, key_len);
+    sd_bucket_prefetch(s, c->hash);
     status = extend_to(lane, c, 1, key, key_len, now);
     if (status != SD_OK)
         return status;
@@ -187,6 +188,7 @@ sd_status_t sd_chain_append(sd_lane_t *lane, sd_chain_t *c, const void *bytes, u
     if (status != SD_OK)
         return status;
     copy_in(lane->store, c, bytes, n);
+    sd_item_prefetch(lane->store, c->hash);
     c->data_len += n;
     return SD_OK;
 }

@@ -21,8 +21,11 @@ typedef _Atomic uint16_t sd_pins_t;
 #define SD_PIN_DETACHED UINT16_C(0x8000)
 #define SD_PIN_MAX UINT16_C(0x7ffe)
 
-/* Plain mutexes, each in a cache line of its own: there may be a quarter of a
- * million, so they are embedded rather than allocated one by one. */
+/* Plain mutexes, each in a cache line of its own. Shards share them: 256 stay in
+ * a processor's cache, where one for each of a quarter of a million shards would
+ * not, and few threads seldom meet in one. */
+#define SD_LOCKS 256u
+
 typedef struct sd_shard_lock {
     _Alignas(64) pthread_mutex_t mutex;
 } sd_shard_lock_t;
@@ -64,7 +67,7 @@ struct sd_store {
     bool evict_when_full;
 
     pthread_mutex_t pool_lock;
-    sd_shard_lock_t *locks;
+    sd_shard_lock_t *locks; /* SD_LOCKS */
     sd_pins_t *pins;
     _Atomic uint32_t incoming; /* blocks in chains not published */
     _Atomic uint32_t detached; /* blocks kept only by readers */
@@ -122,12 +125,12 @@ static inline uint32_t sd_shard_of(const sd_store_t *s, uint32_t bucket)
 
 static inline void sd_shard_lock(sd_store_t *s, uint32_t shard)
 {
-    pthread_mutex_lock(&s->locks[shard].mutex);
+    pthread_mutex_lock(&s->locks[shard % SD_LOCKS].mutex);
 }
 
 static inline void sd_shard_unlock(sd_store_t *s, uint32_t shard)
 {
-    pthread_mutex_unlock(&s->locks[shard].mutex);
+    pthread_mutex_unlock(&s->locks[shard % SD_LOCKS].mutex);
 }
 
 /* Items in a shard: written under its lock, read by anyone. */
@@ -146,6 +149,24 @@ const char *sd_segment_map(sd_store_t *s, void *raw, uint64_t size);
 
 /* ---- hash.c ---- */
 uint64_t sd_hash(const sd_store_t *s, const void *key, size_t key_len);
+
+/* A key's bucket, and the head of the first item in it, are two cache misses one
+ * after the other. Called early, these have them come while other work is done.
+ * They only read, and hint: no lock, and whatever they find may be old. */
+static inline void sd_bucket_prefetch(const sd_store_t *s, uint64_t hash)
+{
+    __builtin_prefetch(&s->buckets[sd_bucket_of(s, hash)]);
+}
+
+static inline void sd_item_prefetch(const sd_store_t *s, uint64_t hash)
+{
+    uint32_t block = atomic_load_explicit(&s->buckets[sd_bucket_of(s, hash)], memory_order_relaxed);
+
+    if (block != 0 && block <= s->block_count) {
+        __builtin_prefetch(sd_block(s, block));
+        __builtin_prefetch((const void *)&s->links[block]);
+    }
+}
 
 /* ---- blocks.c ---- */
 /* Takes one block, linked to nothing. 0 = none to be had without reclaiming. */

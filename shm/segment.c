@@ -188,7 +188,7 @@ sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
     }
     *reason = "out of memory for the store's locks";
     s->pins = calloc((size_t)s->block_count + 1, sizeof *s->pins);
-    if (posix_memalign((void **)&s->locks, 64, s->shard_count * sizeof *s->locks) != 0)
+    if (posix_memalign((void **)&s->locks, 64, SD_LOCKS * sizeof *s->locks) != 0)
         s->locks = NULL;
     if (!s->pins || !s->locks) {
         free(s->pins);
@@ -196,7 +196,7 @@ sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
         free(s);
         return SD_INVALID;
     }
-    for (i = 0; i < s->shard_count; i++)
+    for (i = 0; i < SD_LOCKS; i++)
         pthread_mutex_init(&s->locks[i].mutex, NULL);
     pthread_mutex_init(&s->pool_lock, NULL);
     s->lane_count = options->lanes;
@@ -241,7 +241,7 @@ void sd_store_detach(sd_store_t **store)
     if (s->repair.phase == SD_REPAIR_NONE && atomic_load(&s->incoming) == 0
         && atomic_load(&s->detached) == 0)
         __atomic_store_n(&s->header->clean, 1, __ATOMIC_SEQ_CST);
-    for (i = 0; i < s->shard_count; i++)
+    for (i = 0; i < SD_LOCKS; i++)
         pthread_mutex_destroy(&s->locks[i].mutex);
     pthread_mutex_destroy(&s->pool_lock);
     free(s->locks);

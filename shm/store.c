@@ -16,6 +16,7 @@ sd_status_t sd_store_get(sd_lane_t *lane, const void *key, size_t key_len, uint6
     sd_status_t status = SD_MISS;
     bool free_it = false;
 
+    sd_bucket_prefetch(s, hash);
     memset(ref, 0, sizeof *ref);
     sd_shard_lock(s, shard);
     block = sd_index_find(s, hash, key, key_len, &link);

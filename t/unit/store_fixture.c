@@ -95,7 +95,7 @@ void store_die(sd_store_t **store)
     sd_store_t *s = *store;
     uint32_t i;
 
-    for (i = 0; i < s->shard_count; i++)
+    for (i = 0; i < SD_LOCKS; i++)
         pthread_mutex_destroy(&s->locks[i].mutex);
     pthread_mutex_destroy(&s->pool_lock);
     free(s->locks);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * dialect.c: sharedance, our extended frames, memcached's text protocol and
- * Redis's. Each reply is looked at closely enough to know that the value came
- * back whole, so that a fast wrong server does not win.
+ * dialect.c: sharedance, our extended frames, memcached's text protocol,
+ * Redis's, and a page of a web server. Each reply is looked at closely enough
+ * to know that the value came back whole, so that a fast wrong server does not
+ * win. What is sent is what the PHP clients of each server send.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,36 +28,39 @@ static size_t get32(const char *at)
 
 /* ---- sharedance ---- */
 
-static size_t sharedance_store(char *out, const char *key, size_t key_len, const char *value,
-                               size_t len)
+static size_t sharedance_store(char *out, const ask_t *ask)
 {
     out[0] = 'S';
-    put32(out + 1, key_len);
-    put32(out + 5, len);
-    memcpy(out + 9, key, key_len);
-    memcpy(out + 9 + key_len, value, len);
-    return 9 + key_len + len;
+    put32(out + 1, ask->key_len);
+    put32(out + 5, ask->value_len);
+    memcpy(out + 9, ask->key, ask->key_len);
+    memcpy(out + 9 + ask->key_len, ask->value, ask->value_len);
+    return 9 + ask->key_len + ask->value_len;
 }
 
-static size_t sharedance_read(char *out, const char *key, size_t key_len)
+static size_t sharedance_read(char *out, const ask_t *ask)
 {
     out[0] = 'F';
-    put32(out + 1, key_len);
-    memcpy(out + 5, key, key_len);
-    return 5 + key_len;
+    put32(out + 1, ask->key_len);
+    memcpy(out + 5, ask->key, ask->key_len);
+    return 5 + ask->key_len;
 }
 
-static reply_t sharedance_stored(const char *in, size_t len, bool ended, size_t *used)
+static reply_t sharedance_stored(const char *in, size_t len, bool ended, size_t *used,
+                                 uint64_t *version)
 {
+    (void)version;
     *used = len;
     if (!ended)
         return REPLY_MORE;
     return len == 3 && memcmp(in, "OK\n", 3) == 0 ? REPLY_DONE : REPLY_WRONG;
 }
 
-static reply_t sharedance_was_read(const char *in, size_t len, bool ended, size_t want, size_t *used)
+static reply_t sharedance_was_read(const char *in, size_t len, bool ended, size_t want,
+                                   size_t *used, uint64_t *version)
 {
     (void)in;
+    (void)version;
     *used = len;
     if (!ended)
         return REPLY_MORE;
@@ -65,45 +69,79 @@ static reply_t sharedance_was_read(const char *in, size_t len, bool ended, size_
 
 /* ---- our extended frames ---- */
 
-static size_t extended_store(char *out, const char *key, size_t key_len, const char *value,
-                             size_t len)
+static const char nonce[] = "12345678";
+
+static size_t extended_hello(char *out)
+{
+    out[0] = 'P';
+    memcpy(out + 1, nonce, 8);
+    return 9;
+}
+
+static size_t extended_store(char *out, const ask_t *ask)
 {
     out[0] = 'W';
-    put32(out + 1, key_len);
-    put32(out + 5, len);
-    memset(out + 9, 0, 4);
-    memset(out + 13, 0xff, 8); /* unconditional */
-    memcpy(out + 21, key, key_len);
-    memcpy(out + 21 + key_len, value, len);
-    return 21 + key_len + len;
+    put32(out + 1, ask->key_len);
+    put32(out + 5, ask->value_len);
+    memset(out + 9, 0, 4); /* the server's lifetime */
+    memcpy(out + 13, &ask->version, 8);
+    memcpy(out + 21, ask->key, ask->key_len);
+    memcpy(out + 21 + ask->key_len, ask->value, ask->value_len);
+    return 21 + ask->key_len + ask->value_len;
 }
 
-static size_t extended_read(char *out, const char *key, size_t key_len)
+static size_t extended_read(char *out, const ask_t *ask)
 {
     out[0] = 'G';
-    put32(out + 1, key_len);
-    memcpy(out + 5, key, key_len);
-    return 5 + key_len;
+    put32(out + 1, ask->key_len);
+    memcpy(out + 5, ask->key, ask->key_len);
+    return 5 + ask->key_len;
 }
 
-static reply_t frame(const char *in, size_t len, char good, size_t want, size_t *used)
+/* A whole frame: its length, 0 = not there yet. */
+static size_t frame(const char *in, size_t len)
 {
-    if (len < 5 || len < 5 + get32(in + 1))
+    return len < 5 || len < 5 + get32(in + 1) ? 0 : 5 + get32(in + 1);
+}
+
+static reply_t extended_greeted(const char *in, size_t len, bool ended, size_t *used)
+{
+    *used = frame(in, len);
+    if (ended)
+        return REPLY_WRONG;
+    if (*used == 0)
         return REPLY_MORE;
-    *used = 5 + get32(in + 1);
+    return in[0] == 'K' && *used > 13 && memcmp(in + 5, nonce, 8) == 0 ? REPLY_DONE : REPLY_WRONG;
+}
+
+static reply_t extended_reply(const char *in, size_t len, bool ended, char good, size_t want,
+                              size_t *used, uint64_t *version)
+{
+    *used = frame(in, len);
+    if (ended)
+        return REPLY_WRONG;
+    if (*used == 0)
+        return REPLY_MORE;
     if (in[0] == 'N')
         return REPLY_MISS;
-    return in[0] == good && *used == 5 + 8 + want ? REPLY_DONE : REPLY_WRONG;
+    if (in[0] == 'E')
+        return REPLY_REFUSED;
+    if (in[0] != good || *used != 5 + 8 + want)
+        return REPLY_WRONG;
+    memcpy(version, in + 5, 8);
+    return REPLY_DONE;
 }
 
-static reply_t extended_stored(const char *in, size_t len, bool ended, size_t *used)
+static reply_t extended_stored(const char *in, size_t len, bool ended, size_t *used,
+                               uint64_t *version)
 {
-    return ended ? REPLY_WRONG : frame(in, len, 'K', 0, used);
+    return extended_reply(in, len, ended, 'K', 0, used, version);
 }
 
-static reply_t extended_was_read(const char *in, size_t len, bool ended, size_t want, size_t *used)
+static reply_t extended_was_read(const char *in, size_t len, bool ended, size_t want, size_t *used,
+                                 uint64_t *version)
 {
-    return ended ? REPLY_WRONG : frame(in, len, 'V', want, used);
+    return extended_reply(in, len, ended, 'V', want, used, version);
 }
 
 /* ---- memcached, Redis ---- */
@@ -116,38 +154,57 @@ static size_t line(const char *in, size_t len)
     return end ? (size_t)(end - in) + 1 : 0;
 }
 
-static reply_t one_line(const char *in, size_t len, const char *good, size_t *used)
+static reply_t one_line(const char *in, size_t len, bool ended, const char *good,
+                        const char *refusal, size_t *used)
 {
     *used = line(in, len);
+    if (ended)
+        return REPLY_WRONG;
     if (*used == 0)
         return REPLY_MORE;
-    return strncmp(in, good, strlen(good)) == 0 ? REPLY_DONE : REPLY_WRONG;
+    if (strncmp(in, good, strlen(good)) == 0)
+        return REPLY_DONE;
+    return strncmp(in, refusal, strlen(refusal)) == 0 ? REPLY_REFUSED : REPLY_WRONG;
 }
 
-static size_t memcached_store(char *out, const char *key, size_t key_len, const char *value,
-                              size_t len)
+static size_t memcached_hello(char *out)
 {
-    size_t n = (size_t)sprintf(out, "set %.*s 0 1800 %zu\r\n", (int)key_len, key, len);
-
-    memcpy(out + n, value, len);
-    memcpy(out + n + len, "\r\n", 2);
-    return n + len + 2;
+    return (size_t)sprintf(out, "version\r\n");
 }
 
-static size_t memcached_read(char *out, const char *key, size_t key_len)
+static size_t memcached_store(char *out, const ask_t *ask)
 {
-    return (size_t)sprintf(out, "get %.*s\r\n", (int)key_len, key);
+    size_t n = (size_t)sprintf(out, "set %.*s 0 1800 %zu\r\n", (int)ask->key_len, ask->key,
+                               ask->value_len);
+
+    memcpy(out + n, ask->value, ask->value_len);
+    memcpy(out + n + ask->value_len, "\r\n", 2);
+    return n + ask->value_len + 2;
 }
 
-static reply_t memcached_stored(const char *in, size_t len, bool ended, size_t *used)
+static size_t memcached_read(char *out, const ask_t *ask)
 {
-    return ended ? REPLY_WRONG : one_line(in, len, "STORED", used);
+    return (size_t)sprintf(out, "get %.*s\r\n", (int)ask->key_len, ask->key);
 }
 
-static reply_t memcached_was_read(const char *in, size_t len, bool ended, size_t want, size_t *used)
+static reply_t memcached_greeted(const char *in, size_t len, bool ended, size_t *used)
+{
+    return one_line(in, len, ended, "VERSION", "\n", used);
+}
+
+static reply_t memcached_stored(const char *in, size_t len, bool ended, size_t *used,
+                                uint64_t *version)
+{
+    (void)version;
+    return one_line(in, len, ended, "STORED", "SERVER_ERROR", used);
+}
+
+static reply_t memcached_was_read(const char *in, size_t len, bool ended, size_t want, size_t *used,
+                                  uint64_t *version)
 {
     size_t head = line(in, len);
 
+    (void)version;
     if (ended)
         return REPLY_WRONG;
     if (head == 0)
@@ -163,30 +220,44 @@ static reply_t memcached_was_read(const char *in, size_t len, bool ended, size_t
     return memcmp(in + head + want, "\r\nEND\r\n", 7) == 0 ? REPLY_DONE : REPLY_WRONG;
 }
 
-static size_t redis_store(char *out, const char *key, size_t key_len, const char *value, size_t len)
+static size_t redis_hello(char *out)
 {
-    size_t n = (size_t)sprintf(out, "*5\r\n$3\r\nSET\r\n$%zu\r\n%.*s\r\n$%zu\r\n", key_len,
-                               (int)key_len, key, len);
-
-    memcpy(out + n, value, len);
-    n += len;
-    return n + (size_t)sprintf(out + n, "\r\n$2\r\nEX\r\n$4\r\n1800\r\n");
+    return (size_t)sprintf(out, "*1\r\n$4\r\nPING\r\n");
 }
 
-static size_t redis_read(char *out, const char *key, size_t key_len)
+static size_t redis_store(char *out, const ask_t *ask)
 {
-    return (size_t)sprintf(out, "*2\r\n$3\r\nGET\r\n$%zu\r\n%.*s\r\n", key_len, (int)key_len, key);
+    size_t n = (size_t)sprintf(out, "*4\r\n$5\r\nSETEX\r\n$%zu\r\n%.*s\r\n$4\r\n1800\r\n$%zu\r\n",
+                               ask->key_len, (int)ask->key_len, ask->key, ask->value_len);
+
+    memcpy(out + n, ask->value, ask->value_len);
+    memcpy(out + n + ask->value_len, "\r\n", 2);
+    return n + ask->value_len + 2;
 }
 
-static reply_t redis_stored(const char *in, size_t len, bool ended, size_t *used)
+static size_t redis_read(char *out, const ask_t *ask)
 {
-    return ended ? REPLY_WRONG : one_line(in, len, "+OK", used);
+    return (size_t)sprintf(out, "*2\r\n$3\r\nGET\r\n$%zu\r\n%.*s\r\n", ask->key_len,
+                           (int)ask->key_len, ask->key);
 }
 
-static reply_t redis_was_read(const char *in, size_t len, bool ended, size_t want, size_t *used)
+static reply_t redis_greeted(const char *in, size_t len, bool ended, size_t *used)
+{
+    return one_line(in, len, ended, "+PONG", "\n", used);
+}
+
+static reply_t redis_stored(const char *in, size_t len, bool ended, size_t *used, uint64_t *version)
+{
+    (void)version;
+    return one_line(in, len, ended, "+OK", "-OOM", used);
+}
+
+static reply_t redis_was_read(const char *in, size_t len, bool ended, size_t want, size_t *used,
+                              uint64_t *version)
 {
     size_t head = line(in, len);
 
+    (void)version;
     if (ended)
         return REPLY_WRONG;
     if (head == 0)
@@ -200,11 +271,41 @@ static reply_t redis_was_read(const char *in, size_t len, bool ended, size_t wan
     return len < *used ? REPLY_MORE : REPLY_DONE;
 }
 
+/* ---- a page of a web server, on connections that stay; reads only ---- */
+
+static size_t http_read(char *out, const ask_t *ask)
+{
+    (void)ask;
+    return (size_t)sprintf(out, "GET /page.html HTTP/1.1\r\nHost: localhost\r\n\r\n");
+}
+
+static reply_t http_was_read(const char *in, size_t len, bool ended, size_t want, size_t *used,
+                             uint64_t *version)
+{
+    const char *end = memmem(in, len, "\r\n\r\n", 4);
+
+    (void)version;
+    *used = 0;
+    if (ended)
+        return REPLY_WRONG;
+    if (!end)
+        return REPLY_MORE;
+    if (strncmp(in, "HTTP/1.1 200 ", 13) != 0)
+        return REPLY_WRONG;
+    *used = (size_t)(end - in) + 4 + want;
+    return len < *used ? REPLY_MORE : REPLY_DONE;
+}
+
 static const dialect_t dialects[] = {
-    { "sharedance", false, sharedance_store, sharedance_read, sharedance_stored, sharedance_was_read },
-    { "extended", true, extended_store, extended_read, extended_stored, extended_was_read },
-    { "memcached", true, memcached_store, memcached_read, memcached_stored, memcached_was_read },
-    { "redis", true, redis_store, redis_read, redis_stored, redis_was_read },
+    { "sharedance", false, false, false, NULL, sharedance_store, sharedance_read, NULL,
+      sharedance_stored, sharedance_was_read },
+    { "extended", true, true, true, extended_hello, extended_store, extended_read,
+      extended_greeted, extended_stored, extended_was_read },
+    { "memcached", true, false, false, memcached_hello, memcached_store, memcached_read,
+      memcached_greeted, memcached_stored, memcached_was_read },
+    { "redis", true, false, false, redis_hello, redis_store, redis_read, redis_greeted,
+      redis_stored, redis_was_read },
+    { "http", true, false, false, NULL, NULL, http_read, NULL, NULL, http_was_read },
 };
 
 const dialect_t *dialect_find(const char *name)

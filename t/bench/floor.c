@@ -5,7 +5,8 @@
  *
  *   floor PORT BYTES once       accept, receive, send, close
  *   floor PORT BYTES keep       receive and send on connections that stay, in
- *                               the extended frames' shape
+ *                               the extended frames' shape; a hello is answered
+ *                               together with the read behind it
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,16 +19,22 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static char in[1 << 17], *out;
+#define GREETING_BYTES 37 /* a frame's head, the nonce, and a text of the usual length */
+
+static char in[1 << 17], *greeting, *out; /* the greeting stands directly before `out` */
 static size_t out_len;
 static int poller;
 
-static void answer(int fd, bool keep, bool store)
+static void answer(int fd, bool keep)
 {
     static const char stored[] = "K\0\0\0\10\0\0\0\0\0\0\0\1";
 
-    if (store)
+    if (in[0] == 'S' || in[0] == 'W')
         (void)!send(fd, keep ? stored : "OK\n", keep ? 13 : 3, MSG_NOSIGNAL);
+    else if (in[0] == 'P') {
+        memcpy(greeting + 5, in + 1, 8);
+        (void)!send(fd, greeting, GREETING_BYTES + out_len, MSG_NOSIGNAL);
+    }
     else
         (void)!send(fd, out, out_len, MSG_NOSIGNAL);
     if (!keep)
@@ -39,7 +46,7 @@ static bool receive(int fd, bool keep)
     ssize_t n = recv(fd, in, sizeof in, 0);
 
     if (n > 0)
-        answer(fd, keep, in[0] == 'S' || in[0] == 'W');
+        answer(fd, keep);
     else if (n == 0 || errno != EAGAIN)
         close(fd);
     else
@@ -49,14 +56,12 @@ static bool receive(int fd, bool keep)
 
 static void accept_all(int listener, bool keep)
 {
-    int fd, on = 1;
+    int fd;
 
     while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
         struct epoll_event e = { .events = EPOLLIN, .data.fd = fd };
 
-        if (keep)
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        else if (receive(fd, false))
+        if (!keep && receive(fd, false))
             continue;
         epoll_ctl(poller, EPOLL_CTL_ADD, fd, &e);
     }
@@ -75,10 +80,13 @@ int main(int argc, char **argv)
     keep = strcmp(argv[3], "keep") == 0;
     bytes = (size_t)atol(argv[2]);
     out_len = keep ? bytes + 13 : bytes;
-    out = malloc(out_len + 1);
-    if (!out)
+    greeting = malloc(GREETING_BYTES + out_len);
+    if (!greeting)
         return 1;
-    memset(out, 'x', out_len);
+    out = greeting + GREETING_BYTES;
+    memset(greeting, 'x', GREETING_BYTES + out_len);
+    memcpy(greeting, "K\0\0\0", 4);
+    greeting[4] = GREETING_BYTES - 5;
     if (keep) {
         size_t body = bytes + 8;
 
@@ -92,6 +100,7 @@ int main(int argc, char **argv)
     at.sin_port = htons((unsigned short)atoi(argv[1]));
     at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* is inherited */
     if (!keep)
         setsockopt(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, &on, sizeof on);
     if (bind(listener, (struct sockaddr *)&at, sizeof at) != 0 || listen(listener, 4096) != 0) {

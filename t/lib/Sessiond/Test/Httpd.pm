@@ -43,11 +43,19 @@ sub _module_path () {
 
 sub _libexecdir () { return $ENV{APXS_LIBEXECDIR} || '/usr/lib/apache2/modules' }
 
+my $binary;    # what is started
+
 sub httpd_binary ($class = undef) {
-    state $binary = $ENV{HTTPD} || (grep { -x } map { ("$_/apache2", "$_/httpd") }
+    $binary //= $ENV{HTTPD} || (grep { -x } map { ("$_/apache2", "$_/httpd") }
             split(/:/, $ENV{PATH}), '/usr/sbin', '/usr/local/apache2/bin')[0]
         // die "no httpd: name it in HTTPD\n";
     return $binary;
+}
+
+# Another one from now on: a wrapper around it.
+sub use_binary ($class, $path) {
+    $binary = $path;
+    return;
 }
 
 sub _compiled_in ($source) {

@@ -21,12 +21,13 @@ use File::Path  qw(remove_tree);
 use POSIX       ();
 use Time::HiRes ();
 use Sessiond::Test::Net    qw(now nap http_request is_alive);
-use Sessiond::Test::Client qw(frame_get);
+use Sessiond::Test::Client qw(frame_get ANY_VERSION);
 
 use Exporter qw(import);
 our @EXPORT_OK = qw(make_value check_value);
 
 my @SIZES = (60, 200, 400, 600, 600, 900, 1500, 2500, 6000);    # about log-normal, mean 1.4 KB
+my $TIMING = 'd d a8';                                          # begin, seconds, what
 my $run   = 0;                                                  # keys differ between runs of one process
 
 # --- values that prove themselves -------------------------------------------
@@ -59,6 +60,11 @@ sub check_value ($key, $value) {
 # fetches:     share of requests that fetch what this client has stored (0.5)
 # extended:    share of clients that keep one connection and speak G and W (0)
 # rate:        stores per second of all clients together; 0 is flat out
+# sizes:       [bytes...] of the values, drawn evenly
+# live:        sessions of each client that are written again and again (0);
+# updates:     the share of its stores that do so (0.5). Such a store is counted
+#              apart: updated, or update_... with the outcome
+# timings:     true: notes how long each request took, for timings()
 # http:        [port, path] of a page to load beside it by http_clients processes (2)
 # work:        code to run in place of the above, by each client process until
 #              its end: work($client, $number, $result, $is_over); it counts in
@@ -67,6 +73,7 @@ sub check_value ($key, $value) {
 sub new ($class, %arg) {
     my $self = bless {
         clients => 64, fetches => 0.5, extended => 0, rate => 2000, http_clients => 2, timeout => 30,
+        sizes => \@SIZES, live => 0, updates => 0.5, timings => 0,
         seconds => undef, count => undef, http => undef, work => undef, %arg,
         dir => tempdir('sessiond-load-XXXXXX', TMPDIR => 1), owner => $$, run => ++$run . "x$$", pids => {},
     }, $class;
@@ -97,6 +104,7 @@ sub _spawn ($self, $name, $code) {
     my $until  = defined $self->{seconds} ? now() + $self->{seconds} : undef;
     my %result;
     my $ok = eval {
+        $self->_note_times($name) if $self->{timings};
         $code->(\%result, sub { return $over || (defined $until && now() > $until) || getppid != $parent });
         1;
     };
@@ -105,6 +113,7 @@ sub _spawn ($self, $name, $code) {
         print {$fh} "$_ $result{$_}\n" for sort keys %result;
         CORE::close($fh);
     }
+    CORE::close($self->{times}) if $self->{times};
     POSIX::_exit($ok ? 0 : 1);
 }
 
@@ -117,6 +126,35 @@ sub _note_gap ($result, $last) {
     return;
 }
 
+# --- how long requests took -------------------------------------------------
+
+sub _note_times ($self, $name) {
+    open $self->{times}, '>:raw', "$self->{dir}/$name.times" or die "times: $!\n";
+    return;
+}
+
+sub _note_time ($self, $what, $begin) {
+    print { $self->{times} } pack $TIMING, $begin, now() - $begin, $what if $self->{times};
+    return;
+}
+
+# The seconds that requests took which began in a window, sorted: of the kinds
+# that match (store, update, fetch, page), by now() as of $from and until $to.
+# Once the clients have ended.
+sub timings ($self, $kinds, $from, $to) {
+    my ($size, @took) = (length pack $TIMING, 0, 0, '');
+    for my $file (glob "$self->{dir}/*.times") {
+        open my $fh, '<:raw', $file or die "$file: $!\n";
+        while (read($fh, my $bytes, $size) == $size) {
+            my ($begin, $seconds, $what) = unpack $TIMING, $bytes;
+            push @took, $seconds if $begin >= $from && $begin < $to && $what =~ /^$kinds/;
+        }
+    }
+    return sort { $a <=> $b } @took;
+}
+
+# --- one client --------------------------------------------------------------
+
 sub _client ($self, $i, $result, $is_over) {
     my $client = Sessiond::Test::Client->new($self->{addr}, timeout => $self->{timeout});
     srand $i * 7919 + $$;
@@ -128,12 +166,15 @@ sub _client ($self, $i, $result, $is_over) {
     open my $ledger, '>>', "$self->{dir}/client$i.ledger" or die "ledger: $!\n";
     my ($last, $next) = (now(), now() + rand $pause);
     my ($asked, $n, @mine) = (0, 0);
+    my @live = map { { key => "live-$self->{run}-$i-$_", versions => [] } } 1 .. $self->{live};
 
     until ($is_over->() || defined $self->{count} && $asked >= $self->{count}) {
         $asked++;
         if (@mine && rand() < $self->{fetches}) {
             my ($key, $version) = @{ $mine[rand @mine] };
+            my $begin = now();
             my ($outcome, $value) = $fetch->($client, $key);
+            $self->_note_time('fetch', $begin);
             if ($outcome eq 'ok') {
                 my $found = check_value($key, $value) // -1;
                 $result->{ $found == $version ? 'fetched' : 'wrong' }++;
@@ -142,15 +183,20 @@ sub _client ($self, $i, $result, $is_over) {
             else { _note_failure($result, $outcome eq 'no' ? 'missed' : $outcome) }
         }
         else {
-            my $key   = "load-$self->{run}-$i-" . ++$n;
-            my $value = make_value($key, $n, $SIZES[rand @SIZES]);
-            my $outcome = $store->($client, $key, $value);
-            if ($outcome eq 'ok') {
+            my $again = @live && rand() < $self->{updates} ? $live[rand @live] : undef;
+            my $key   = $again ? $again->{key} : "load-$self->{run}-$i-" . ++$n;
+            my $version = $again ? ++$again->{written} : $n;
+            my $value = make_value($key, $version, $self->{sizes}[rand @{ $self->{sizes} }]);
+            my $begin = now();
+            my $outcome = $store->($client, $key, $value, defined $again);
+            $self->_note_time($again ? 'update' : 'store', $begin);
+            _note_gap($result, \$last) if $outcome eq 'ok';
+            if ($again) { _note_update($result, $again, $outcome) }
+            elsif ($outcome eq 'ok') {
                 printf {$ledger} "%s %s %d\n", $key, substr($value, -32), $n;
                 $result->{stored}++;
                 push @mine, [$key, $n];
                 shift @mine if @mine > 200;
-                _note_gap($result, \$last);
             }
             else { _note_failure($result, $outcome eq 'no' ? 'denied' : $outcome) }
             if ($pause) {
@@ -161,8 +207,27 @@ sub _client ($self, $i, $result, $is_over) {
             }
         }
     }
+    for my $session (grep { $_->{acknowledged} } @live) {
+        printf {$ledger} "%s - %s\n", $session->{key}, join ',', @{ $session->{versions} };
+        $result->{live}++;
+    }
     CORE::close($ledger) or die "ledger: $!\n";
     return;
+}
+
+# A session that is written again may hold what was acknowledged last, or any
+# version after it whose store got no answer.
+sub _note_update ($result, $session, $outcome) {
+    if ($outcome eq 'ok') {
+        $session->{acknowledged} = 1;
+        $session->{versions} = [$session->{written}];
+        $result->{updated}++;
+        return;
+    }
+    push @{ $session->{versions} }, $session->{written};
+    # Before the first acknowledgement it is a new session like others.
+    return _note_failure($result, $outcome eq 'no' ? 'denied' : $outcome) unless $session->{acknowledged};
+    return _note_failure($result, "update_$outcome");
 }
 
 # A client that fails at once takes a breath, or it would only count how fast
@@ -176,11 +241,11 @@ sub _note_failure ($result, $outcome) {
 # Outcomes of their own; all others are told by name, since there should be none.
 sub _kind ($outcome) { return $outcome =~ s/\W+/_/gr }
 
-sub _store_once ($client, $key, $value) { return $client->store($key, $value) }
+sub _store_once ($client, $key, $value, $again) { return $client->store($key, $value) }
 sub _fetch_once ($client, $key)         { return $client->fetch($key) }
 
-sub _store_extended ($client, $key, $value) {
-    my ($outcome, $reply) = $client->write($key, $value, 0, 0);
+sub _store_extended ($client, $key, $value, $again) {
+    my ($outcome, $reply) = $client->write($key, $value, 0, $again ? ANY_VERSION : 0);
     return $outcome eq 'ok' ? ($reply->{type} eq 'K' ? 'ok' : "reply $reply->{type}") : _cut($outcome);
 }
 
@@ -201,6 +266,7 @@ sub _http_client ($self, $result, $is_over) {
         my $begin = now();
         my ($status, $why) = http_request($port, $path);
         my $took = now() - $begin;
+        $self->_note_time('page', $begin);
         if ($status == 200) { $result->{http_ok}++ }
         else {
             $result->{http_failed}++;
@@ -236,9 +302,10 @@ sub wait ($self) {
     return $self->summary;
 }
 
-my @COUNTED = qw(stored fetched missed wrong denied refused reset cut timeout);
+my @COUNTED = qw(stored updated live fetched missed wrong denied refused reset cut timeout);
 
-# A hash of counts over all clients: stored, fetched (right), missed (fetch of
+# A hash of counts over all clients: stored (write-once), updated (stores of
+# sessions that were there), live (how many of those there are), fetched (right), missed (fetch of
 # an acknowledged key said no), wrong (not what was stored), denied (a store
 # got an orderly end), refused, reset (of a one-shot request), cut (the end of a
 # persistent connection in the middle of a call), timeout; longest_gap in seconds;
@@ -273,7 +340,8 @@ sub describe ($self) {
 # --- what became of it ---------------------------------------------------------
 
 # Asks for every acknowledged key and compares. Returns { asked, lost, wrong,
-# examples, unanswered }. Pipelined, by a few processes.
+# examples, unanswered, blocks }; blocks is what the sessions found take of the
+# store. Pipelined, by a few processes.
 sub verify ($self, %opt) {
     my @files = glob "$self->{dir}/*.ledger";
     my $procs = $opt{processes} // 4;
@@ -291,7 +359,7 @@ sub verify ($self, %opt) {
         }
         push @pipes, $fh;
     }
-    my %sum = (asked => 0, lost => 0, wrong => 0, unanswered => 0, examples => []);
+    my %sum = (asked => 0, lost => 0, wrong => 0, unanswered => 0, blocks => 0, examples => []);
     for my $fh (@pipes) {
         my $lines = 0;
         while (my $line = readline $fh) {
@@ -308,7 +376,7 @@ sub verify ($self, %opt) {
 }
 
 sub _verify_files ($self, @files) {
-    my %found  = (asked => 0, lost => 0, wrong => 0, unanswered => 0, examples => []);
+    my %found  = (asked => 0, lost => 0, wrong => 0, unanswered => 0, blocks => 0, examples => []);
     my $client = Sessiond::Test::Client->new($self->{addr}, timeout => $self->{timeout});
     for my $file (@files) {
         open my $fh, '<', $file or die "$file: $!\n";
@@ -318,11 +386,13 @@ sub _verify_files ($self, @files) {
             my ($outcome, @replies) = $client->call(map { frame_get($_->[0]) } @wanted);
             $found{asked} += @wanted;
             for my $i (0 .. $#wanted) {
-                my ($key, $sum, $version) = @{ $wanted[$i] };
+                my ($key, $sum, $versions) = @{ $wanted[$i] };
                 my $reply = $replies[$i];
-                my $kind = !$reply ? 'unanswered' : $reply->{type} eq 'N' ? 'lost'
-                    : $reply->{type} ne 'V' || substr($reply->{data}, -32) ne $sum
-                    || (check_value($key, $reply->{data}) // -1) != $version ? 'wrong' : next;
+                my $is = $reply && $reply->{type} eq 'V' ? check_value($key, $reply->{data}) // -1 : -1;
+                my $is_right = ($sum eq '-' || $is >= 0 && substr($reply->{data}, -32) eq $sum)
+                    && grep { $is == $_ } split /,/, $versions;
+                $found{blocks} += _blocks($key, $reply->{data}) if $is_right;
+                my $kind = !$reply ? 'unanswered' : $reply->{type} eq 'N' ? 'lost' : !$is_right ? 'wrong' : next;
                 $found{$kind}++;
                 push @{ $found{examples} }, "$kind: $key" . ($kind eq 'unanswered' ? " ($outcome)" : '')
                     if @{ $found{examples} } < 5;
@@ -331,6 +401,9 @@ sub _verify_files ($self, @files) {
     }
     return \%found;
 }
+
+# How many blocks of 256 bytes a session takes, 40 bytes of head included.
+sub _blocks ($key, $value) { return int((40 + length($key) + length($value) + 255) / 256) }
 
 sub DESTROY ($self) {
     return if $self->{owner} != $$;

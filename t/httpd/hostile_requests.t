@@ -1,0 +1,160 @@
+#!/usr/bin/perl
+# SPDX-License-Identifier: Apache-2.0
+#
+# Clients that misuse requests: large stores that stop half-way, questions and
+# stores whose answers nobody reads, connects by the thousand, resets in the
+# middle, ends before, within and after a request. One load of good clients
+# runs through all of it: it loses nothing, is refused nothing and does not get
+# slower, and what the bad ones held comes back.
+use v5.36;
+use FindBin ();
+use lib "$FindBin::Bin/../lib";
+use Test::More;
+use Sessiond::Test::BadClients ();
+use Sessiond::Test::Client     qw(frame_store frame_fetch frame_hello frame_get frame_write);
+use Sessiond::Test::Httpd      ();
+use Sessiond::Test::Load       ();
+use Sessiond::Test::Net        qw(now nap);
+use Sessiond::Test::Timing     qw(window is_no_slower);
+
+my $LONG    = $ENV{SESSIOND_TEST_LONG};
+my $QUIET   = $LONG ? 2 : 0.8;
+my $LOUD    = $LONG ? 6 : 1.2;
+my $MB      = 1 << 20;
+my $MEMORY  = 64 * $MB;
+my $GOOD    = 12;           # clients of the load
+
+my $h = Sessiond::Test::Httpd->new(name => 'hostile_requests', config => <<'END')->start;
+SessiondListen 127.0.0.1:%PORT%
+SessiondMemory 64M
+SessiondTimeout 3
+SessiondThreads 2
+END
+my $c = Sessiond::Test::Client->new($h->port);
+is($c->store("large$_", 'a' x $MB), 'ok', "a large session, large$_") for 1, 2;
+my $load = Sessiond::Test::Load->new(addr => $h->port, clients => $GOOD, extended => 0.5, rate => 200, live => 10,
+    fetches => 0.6, timings => 1)->start;
+$h->wait_for(sub { $h->value('Stores') > 200 }, 60, 'the load');
+
+my @judge;                  # what can be said only after the load has ended
+
+# Runs bad clients between quiet and loud windows of the load. Returns what
+# they saw, the counters' growth, and the most memory that was used.
+sub meanwhile ($name, $kinds, $is_enough = sub ($seen) { 1 }) {
+    my @quiet  = map { window($QUIET) } 1 .. 2;
+    my $before = $h->status;
+    my $bad    = Sessiond::Test::BadClients->new(addr => $h->port, kinds => $kinds, keys => ['large1', 'large2'])->start;
+    my (@loud, $most);
+    my $look = sub {
+        my $used = $h->value('BlocksUsed') * 256;
+        $most = $used if $used > ($most // 0);
+    };
+    for (1 .. 3) {
+        push @loud, window($LOUD);
+        $look->();
+    }
+    $h->eventually(sub { $look->(); $is_enough->($bad->seen) }, 60);
+    my $seen = $bad->stop;
+    diag "$name: " . $bad->describe;
+    my $open = $h->eventually(sub { $h->value('ConnectionsOpen') <= $GOOD }, 60);
+    ok($open, 'their connections end with them');
+    my $after = $h->status;
+    my %grown = map { /^Sessiond/ && $after->{$_} =~ /^\d+$/ && ($before->{$_} // '') =~ /^\d+$/
+        ? (s/^Sessiond//r => $after->{$_} - $before->{$_}) : () } keys %$after;
+    diag sprintf '%s: at most %.1f MB in use', $name, $most / $MB;
+    push @judge, [$name, \@quiet, \@loud];
+    return ($seen, \%grown, $most);
+}
+
+subtest 'stores of 30 MB that stop half-way' => sub {
+    my ($seen, $grown, $most) = meanwhile('halfway', { halfway => 40 }, sub ($seen) { ($seen->{reset_halfway} // 0) > 5 });
+    cmp_ok($seen->{bytes_out}, '>', $MEMORY / 8, 'much was sent');
+    cmp_ok($most, '<', $MEMORY / 2, 'what comes in has a quarter of the memory at most');
+    cmp_ok($seen->{reset_halfway} // 0, '>', 0, 'who stops is reset after SessiondTimeout');
+    cmp_ok($grown->{Timeouts}, '>', 0, 'which is counted');
+};
+
+subtest 'stores of 15 MB that go on' => sub {
+    my ($seen, $grown, $most) = meanwhile('whole', { whole => 6 }, sub ($seen) { ($seen->{whole_done} // 0) >= 12 });
+    cmp_ok($seen->{whole_done} // 0, '>=', 12, 'all come to their end, though they do not fit in at once');
+    is($seen->{reset_whole} // 0, 0, 'none is reset');
+    is($c->delete(sprintf 'w%04d', $_), 'ok', "session $_ was stored") for 1, 2;
+    $c->delete(sprintf 'w%04d', $_) for 3 .. $seen->{opened_whole};
+};
+
+subtest 'a megabyte is asked for a thousand times, and not read' => sub {
+    my ($seen, $grown, $most) = meanwhile('deaf_pipeline', { deaf_pipeline => 20, rewriter => 2 },
+        sub ($seen) { ($seen->{reset_deaf_pipeline} // 0) > 10 });
+    cmp_ok($seen->{reset_deaf_pipeline} // 0, '>', 10, 'they are reset');
+    cmp_ok($grown->{BytesOut}, '<', 300 * $MB, 'long before all was sent');
+    cmp_ok($most, '<', $MEMORY * 7 / 8, 'what they hold is bounded');
+};
+
+subtest 'stores without an end whose answers are not read' => sub {
+    my ($seen, $grown, $most) = meanwhile('deaf_writer', { deaf_writer => 30 },
+        sub ($seen) { ($seen->{reset_deaf_writer} // 0) > 10 });
+    cmp_ok($seen->{reset_deaf_writer} // 0, '>', 10, 'nothing is read from them any more, and they are reset');
+    cmp_ok($grown->{Writes}, '>', 1000, 'what they wrote before was done');
+    $c->delete("deaf-writer1-$_") for 0 .. 29;
+};
+
+subtest 'connect and close, thousands of times' => sub {
+    my ($seen, $grown) = meanwhile('closer', { closer => 20 });
+    cmp_ok($seen->{opened_closer}, '>', 1000, "$seen->{opened_closer} times");
+    is($grown->{AcceptErrors}, 0, 'accepting never paused');
+};
+
+subtest 'a reset in the middle of requests, thousands of times' => sub {
+    my ($seen, $grown) = meanwhile('resetter', { resetter => 20 });
+    cmp_ok($seen->{opened_resetter}, '>', 1000, "$seen->{opened_resetter} times");
+    cmp_ok($grown->{Aborted}, '>', 500, 'which is counted');
+    $c->delete("storm1-$_") for 0 .. 19;
+};
+
+# The client has nothing more to say and says so. What is complete is answered.
+subtest 'half a connection' => sub {
+    my $store = frame_store('half', 'h' x 5000);
+    my $write = frame_write('half-w', 'h' x 5000);
+    for my $case (
+        ['before a request',        '',                                             'no',    ''],
+        ['within a head',           substr($store, 0, 5),                           'no',    ''],
+        ['within a key',            substr($store, 0, 11),                          'no',    ''],
+        ['within data',             substr($store, 0, 3000),                        'no',    ''],
+        ['after a store',           $store,                                         'ok',    "OK\n"],
+        ['after a fetch',           frame_fetch('half'),                            'ok',    'h' x 5000],
+        ['after a large fetch',     frame_fetch('large1'),                          'ok',    undef],
+        ['within a frame',          substr($write, 0, 3000),                        'no',    ''],
+        ['after a frame and a half', frame_hello('half-hal') . substr($write, 0, 99), 'ok',  undef],
+        ['after frames',            $write . frame_get('half-w'),                   'ok',    undef],
+    ) {
+        my ($name, $bytes, $outcome, $answer) = @$case;
+        my ($end, $got) = $c->exchange($bytes, half_close => 1);
+        is($end, $outcome, "$name: how it ends");
+        is($got, $answer, "$name: the answer") if defined $answer;
+        cmp_ok(length $got, '==', $MB, "$name: the whole of it") if $name =~ /large/;
+        like($got, qr/^K.{4}half-hal[^K]*$/s, "$name: only the whole frame is answered") if $name =~ /frame and/;
+        like($got, qr/^K\0\0\0\x08.{8}V.{12}h{5000}$/s, "$name: both are answered") if $name =~ /after frames/;
+    }
+    is(($c->get('half-w'))[1]{type}, 'V', 'what was whole is stored');
+    $c->close;
+    $c->delete($_) for qw(half half-w);
+};
+
+my $sum = $load->stop;
+diag $load->describe;
+subtest 'the good ones' => sub {
+    is_no_slower("stores and fetches beside $_->[0]", $load, 'store|update|fetch', $_->[1], $_->[2]) for @judge;
+    cmp_ok($sum->{updated}, '>', 300, "live sessions are stored again ($sum->{updated})");
+    is_deeply($sum->{other}, {}, 'and never refused');
+    is_deeply([@$sum{qw(missed wrong denied refused cut timeout reset)}], [(0) x 7], 'no request got another answer than its own');
+    my $found = $load->verify;
+    is($found->{asked}, $sum->{stored} + $sum->{live}, 'all that was acknowledged is asked for');
+    is_deeply([@$found{qw(lost wrong unanswered)}], [0, 0, 0], 'nothing is lost') or diag join "\n", @{ $found->{examples} };
+    is($c->delete("large$_"), 'ok', 'the large ones go') for 1, 2;
+    $h->wait_for(sub { $h->value('ConnectionsOpen') == 0 }, 60, 'the end of the last connection');
+    is($h->value('Sessions'), $found->{asked}, 'the sessions are those that were acknowledged');
+    is($h->value('BlocksUsed'), $found->{blocks}, 'and take all the memory that is in use');
+};
+is($h->check, 'clean', 'the store is clean');
+$h->finish;
+done_testing;

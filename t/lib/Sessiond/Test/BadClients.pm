@@ -32,7 +32,8 @@ my $AHEAD   = 8 * $MB;          # bytes of answers that a greedy client has aske
 # Each kind: what it does when it is connected (open), when its time comes
 # (tick, each `every` seconds; by default it only looks whether it is still
 # wanted), when it may write, when it may read. `small`: see above; `spread`:
-# the seconds within which they come at first, if not as fast as can be.
+# the seconds within which they come at first, if not as fast as can be; `rest`:
+# seconds before one comes back.
 my %KIND = (
     # -- those that wait
     silent  => {},
@@ -58,10 +59,12 @@ my %KIND = (
         },
         write => sub ($self, $c) { $self->_pour($c, 'left') },
     },
-    # -- one that sends all of it, for comparison: 15 MB, as fast as they are taken
+    # -- one that sends all of it, for comparison: 15 MB under one of two keys, as
+    #    fast as they are taken, and then has a rest
     whole => {
+        rest  => 0.3,
         open  => sub ($self, $c) {
-            $self->_put($c, pack('a1 N N', 'S', 5, 15 * $MB) . sprintf 'w%04d', ++$self->{n_whole});
+            $self->_put($c, pack('a1 N N', 'S', 6, 15 * $MB) . 'whole' . ++$self->{n_whole} % 2);
             $c->{left} = 15 * $MB;
             $c->{began} = now();
         },
@@ -170,15 +173,17 @@ sub start ($self) {
 
 # Sums over the processes, some tenths of a second old: held_KIND (connected
 # now), opened_KIND, reset_KIND and closed_KIND (by the server), refused,
-# bytes_out, bytes_in; whole_done, whole_longest (s).
+# bytes_out, bytes_in; whole_done, whole_longest (s); least_KIND and most_KIND,
+# the bytes that one client of a kind moved on its present connection.
 sub seen ($self) {
     my %sum;
     for my $file (glob "$self->{dir}/*.seen") {
         CORE::open my $fh, '<', $file or next;
         while (my $line = readline $fh) {
             my ($name, $value) = $line =~ /^(\S+) (\S+)/ or next;
-            if   ($name =~ /longest/) { $sum{$name} = $value if $value > ($sum{$name} // 0) }
-            else                      { $sum{$name} += $value }
+            if    ($name =~ /most|longest/) { $sum{$name} = $value if $value > ($sum{$name} // 0) }
+            elsif ($name =~ /least/)        { $sum{$name} = $value if $value < ($sum{$name} // 9e15) }
+            else                            { $sum{$name} += $value }
         }
     }
     return \%sum;
@@ -207,7 +212,7 @@ sub stop ($self) {
 sub describe ($self) {
     my $seen = $self->seen;
     return join ', ', map { "$_ " . (/longest/ ? sprintf '%.2f', $seen->{$_} : $seen->{$_}) }
-        grep { !/^held/ && $seen->{$_} } sort keys %$seen;
+        grep { !/^(?:held|least|most)_/ && $seen->{$_} } sort keys %$seen;
 }
 
 # --- one process ------------------------------------------------------------
@@ -248,8 +253,13 @@ sub _run ($self, $name, @kinds) {
 
 sub _tell ($self, $name, $clients) {
     my $seen = $self->{seen};
-    delete $seen->{$_} for grep { /^held_/ } keys %$seen;
-    $seen->{"held_$_->{kind}"}++ for grep { $_->{socket} } @$clients;
+    delete $seen->{$_} for grep { /^(?:held|least|most)_/ } keys %$seen;
+    for my $c (grep { $_->{socket} } @$clients) {
+        my ($kind, $moved) = @$c{qw(kind moved)};
+        $seen->{"held_$kind"}++;
+        $seen->{"most_$kind"}  = $moved if $moved > ($seen->{"most_$kind"} // -1);
+        $seen->{"least_$kind"} = $moved if $moved < ($seen->{"least_$kind"} // 9e15);
+    }
     CORE::open my $fh, '>', "$self->{dir}/$name.new" or return;
     print {$fh} "$_ $seen->{$_}\n" for keys %$seen;
     close $fh and rename "$self->{dir}/$name.new", "$self->{dir}/$name.seen";
@@ -260,7 +270,7 @@ sub _key ($self, $prefix) { return $prefix . int rand 1e9 }
 
 sub _open ($self, $c) {
     my $kind = $KIND{ $c->{kind} };
-    %$c = (id => $c->{id}, kind => $c->{kind}, out => '', at => 0);
+    %$c = (id => $c->{id}, kind => $c->{kind}, out => '', at => 0, moved => 0);
     socket my $socket, $self->{family}, SOCK_STREAM, 0 or die "socket: $!\n";
     $socket->blocking(0);
     if ($kind->{small}) {
@@ -284,7 +294,7 @@ sub _drop ($self, $c, $how = undef) {
     $self->{seen}{"${how}_$c->{kind}"}++ if $how;
     vec($self->{read}, $c->{fd}, 1) = vec($self->{write}, $c->{fd}, 1) = 0;
     close delete $c->{socket};
-    $c->{due} = now();
+    $c->{due} = now() + ($KIND{ $c->{kind} }{rest} // 0);
     return;
 }
 
@@ -319,6 +329,7 @@ sub _take ($self, $c) {
     my $got = sysread $c->{socket}, my $bytes, 262_144;
     if ($got) {
         $self->{seen}{bytes_in} += $got;
+        $c->{moved} += $got;
         return $bytes;
     }
     return '' if !defined $got && ($! == EAGAIN || $! == ENOTCONN);
@@ -371,6 +382,7 @@ sub _pour_frames ($self, $c) {
     my $sent = syswrite $c->{socket}, $frame, length($frame) - $c->{at}, $c->{at};
     return $! == EAGAIN || $! == ENOTCONN ? undef : $self->_drop($c, 'reset') unless defined $sent;
     $self->{seen}{bytes_out} += $sent;
+    $c->{moved} += $sent;
     $c->{at} += $sent;
     $c->{at} = 0 if $c->{at} == length $frame;
     return;

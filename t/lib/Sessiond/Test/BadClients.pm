@@ -59,13 +59,13 @@ my %KIND = (
         },
         write => sub ($self, $c) { $self->_pour($c, 'left') },
     },
-    # -- one that sends all of it, for comparison: 15 MB under one of two keys, as
+    # -- one that sends all of it, for comparison: 10 MB under one of two keys, as
     #    fast as they are taken, and then has a rest
     whole => {
         rest  => 0.3,
         open  => sub ($self, $c) {
-            $self->_put($c, pack('a1 N N', 'S', 6, 15 * $MB) . 'whole' . ++$self->{n_whole} % 2);
-            $c->{left} = 15 * $MB;
+            $self->_put($c, pack('a1 N N', 'S', 6, 10 * $MB) . 'whole' . ++$self->{n_whole} % 2);
+            $c->{left} = 10 * $MB;
             $c->{began} = now();
         },
         write => sub ($self, $c) { $self->_pour($c, 'left') },

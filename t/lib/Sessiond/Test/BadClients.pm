@@ -51,6 +51,13 @@ my %KIND = (
         tick => sub ($self, $c) { $self->_put($c, substr $c->{slow}, 0, 1, '') if $self->_look($c) && $c->{slow} ne '' },
     },
 
+    # -- those that are no slower than they must be: 80 KB a second of 30 MB
+    pacer => {
+        every => 0.25,
+        open  => sub ($self, $c) { $self->_put($c, pack('a1 N N', 'S', 4, 30 * $MB) . sprintf '%04d', rand 10_000) },
+        tick  => sub ($self, $c) { $self->_put($c, 'p' x 20_480) if $self->_look($c) && length $c->{out} < 200_000 },
+    },
+
     # -- those that stop: half of a store that says it is 30 MB
     halfway => {
         open  => sub ($self, $c) {

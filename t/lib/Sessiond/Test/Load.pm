@@ -130,6 +130,7 @@ sub _note_gap ($result, $last) {
 
 sub _note_times ($self, $name) {
     open $self->{times}, '>:raw', "$self->{dir}/$name.times" or die "times: $!\n";
+    $self->{times}->autoflush(1);
     return;
 }
 
@@ -140,7 +141,6 @@ sub _note_time ($self, $what, $begin) {
 
 # The seconds that requests took which began in a window, sorted: of the kinds
 # that match (store, update, fetch, page), by now() as of $from and until $to.
-# Once the clients have ended.
 sub timings ($self, $kinds, $from, $to) {
     my ($size, @took) = (length pack $TIMING, 0, 0, '');
     for my $file (glob "$self->{dir}/*.times") {

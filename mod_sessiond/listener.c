@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -311,6 +312,24 @@ void sd_listener_set_shutdown(sd_listener_set_t *set)
             (void)unlink(l->label);
         (void)shutdown(l->fd, SHUT_RDWR);
     }
+}
+
+static bool is_dead(int fd)
+{
+    struct pollfd p = { .fd = fd, .events = 0 };
+
+    return poll(&p, 1, 0) == 1;
+}
+
+void sd_listener_set_close_dead(sd_listener_set_t *set)
+{
+    int i;
+
+    for (i = 0; i < SD_LISTENERS_MAX; i++)
+        if (set->listener[i].fd >= 0 && is_dead(set->listener[i].fd)) {
+            close(set->listener[i].fd);
+            set->listener[i].fd = -1;
+        }
 }
 
 void sd_listener_set_close(sd_listener_set_t *set)

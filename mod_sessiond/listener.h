@@ -48,5 +48,7 @@ void sd_listener_set_forget_retiring(sd_listener_set_t *set);
 void sd_listener_set_shutdown(sd_listener_set_t *set);
 /* Closes them in this process; others that hold them go on. */
 void sd_listener_set_close(sd_listener_set_t *set);
+/* Closes those that somebody has shut down: they never listen again. */
+void sd_listener_set_close_dead(sd_listener_set_t *set);
 
 #endif

@@ -9,7 +9,10 @@
  *    registered anew on each pconf;
  *  - when pconf goes, only the main state tells a restart, at which the process
  *    serves on until its successor is there, from a stop;
- *  - nothing here may fail once httpd runs, since that would end httpd.
+ *  - nothing here may fail once httpd runs, since that would end httpd;
+ *  - httpd finds its own children by their pids in the scoreboard, where every
+ *    web child can write: so it may reap a session process unknown to us, whose
+ *    number is then anybody's, and only the kernel is asked who is our child.
  */
 #include <errno.h>
 #include <signal.h>
@@ -52,6 +55,20 @@ static sd_child_t *serving_child(sd_retained_t *r)
     return NULL;
 }
 
+/* Not reaped yet, so that its number is its own. */
+static bool is_our_child(const sd_child_t *child)
+{
+    siginfo_t ignored;
+
+    return waitid(P_PID, (id_t)child->proc.pid, &ignored, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+static void signal_child(const sd_child_t *child, int signal)
+{
+    if (is_our_child(child))
+        (void)kill(child->proc.pid, signal);
+}
+
 static void forget(sd_child_t *child)
 {
     if (child->control >= 0)
@@ -90,13 +107,18 @@ static bool is_stopping(void)
     return state == AP_MPMQ_STOPPING;
 }
 
+#define STATUS_UNKNOWN (-1)
+
 /* On one path httpd gives an exit code or a signal's number, on another a wait
  * status. Our exit codes are no signals' numbers, so they can be told apart. */
 static void log_end(pid_t pid, int status)
 {
     int code = status > 255 ? status >> 8 : status & 0x7f;
 
-    if (code == SD_EXIT_FAILED)
+    if (status == STATUS_UNKNOWN)
+        sd_log(ERR, 0, "session process %" APR_PID_T_FMT " is gone, and httpd did not tell how it "
+               "ended", pid);
+    else if (code == SD_EXIT_FAILED)
         sd_log(ERR, 0, "session process %" APR_PID_T_FMT " could not start; see above", pid);
     else if (code == 0 || status > 255 || code > 64)
         sd_log(ERR, 0, "session process %" APR_PID_T_FMT " ended unexpectedly (exit code %d)", pid,
@@ -123,25 +145,30 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
     log_end(pid, status);
 }
 
+/* One has ended; if it was serving, another one takes its place. */
+static void replace(sd_retained_t *r, sd_child_t *child, int status)
+{
+    bool was_serving = !child->retiring;
+
+    note_end(r, child, status);
+    if (was_serving && !is_stopping()) {
+        atomic_fetch_add(&r->board->respawns, 1);
+        (void)start_child(r); /* if it fails, the monitor tries again */
+    }
+}
+
 /* httpd's word on a child that is not one of its own. Its going off the list
  * (UNREGISTER) says nothing: see end_of_config. */
 static void maintain(int reason, void *data, apr_wait_t status)
 {
     sd_child_t *child = data;
     sd_retained_t *r = sd_retained_get();
-    bool was_serving;
 
     if (!r || (reason != APR_OC_REASON_DEATH && reason != APR_OC_REASON_LOST))
         return;
     apr_proc_other_child_unregister(data);
-    if (child->proc.pid <= 0)
-        return;
-    was_serving = !child->retiring;
-    note_end(r, child, reason == APR_OC_REASON_DEATH ? status : -1);
-    if (was_serving && !is_stopping()) {
-        atomic_fetch_add(&r->board->respawns, 1);
-        (void)start_child(r); /* if it fails, the monitor tries again */
-    }
+    if (child->proc.pid > 0)
+        replace(r, child, reason == APR_OC_REASON_DEATH ? status : STATUS_UNKNOWN);
 }
 
 static void register_child(sd_child_t *child)
@@ -151,7 +178,8 @@ static void register_child(sd_child_t *child)
 
 /* Reaps those that died while nobody was registered: between two pconfs, or
  * while the configuration did not load us. In the second case httpd has reaped
- * it, its number may be anybody's by now, and its sockets have been shut down. */
+ * it, its number may be anybody's by now, and it may have shut its sockets
+ * down at its end. */
 static void reap(sd_retained_t *r)
 {
     int i, status;
@@ -167,7 +195,7 @@ static void reap(sd_retained_t *r)
             note_end(r, child, status);
         else if (gone < 0 && errno == ECHILD) {
             if (!child->retiring)
-                sd_listener_set_close(&r->listeners);
+                sd_listener_set_close_dead(&r->listeners);
             forget(child);
         }
     }
@@ -270,7 +298,7 @@ static void retire_all(sd_retained_t *r, const sd_child_t *but)
         if (child->proc.pid <= 0 || child == but || child->retiring)
             continue;
         child->retiring = true;
-        (void)kill(child->proc.pid, SIGTERM);
+        signal_child(child, SIGTERM);
     }
 }
 
@@ -301,7 +329,7 @@ static void stop_all(sd_retained_t *r)
     }
     for (i = 0; i < SD_PROCESSES_MAX; i++)
         if (r->child[i].proc.pid > 0) {
-            (void)kill(r->child[i].proc.pid, SIGKILL);
+            signal_child(&r->child[i], SIGKILL);
             (void)waitpid(r->child[i].proc.pid, &left, 0);
             forget(&r->child[i]);
         }
@@ -455,7 +483,7 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
         return OK;
     if (before) {
         before->retiring = true;
-        (void)kill(before->proc.pid, SIGTERM);
+        signal_child(before, SIGTERM);
     }
     sd_listener_set_forget_retiring(&r->listeners);
     return OK;
@@ -478,11 +506,16 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
 
         if (child->proc.pid <= 0)
             continue;
+        if (!is_our_child(child)) { /* see above: httpd has reaped it for one of its own */
+            apr_proc_other_child_unregister(child);
+            replace(r, child, STATUS_UNKNOWN);
+            continue;
+        }
         hear(child);
         if (child->ready_at != 0 && apr_time_now() - child->heard > apr_time_from_sec(HANG_SECONDS)) {
             sd_log(ERR, 0, "session process %" APR_PID_T_FMT " has a thread that hangs for over %d "
                    "s: killing it", child->proc.pid, HANG_SECONDS);
-            (void)kill(child->proc.pid, SIGKILL);
+            signal_child(child, SIGKILL);
         }
     }
     return DECLINED;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * board.h: the notice board, a small shared segment for display only. The
+ * board.h: the notice board, a small shared segment with the counters. The
  * session process writes its part, the httpd parent writes its own, web
- * children read both for the status pages. A web child could scribble over it,
- * so nothing is ever decided by what stands here, and readers take strings and
- * numbers as they would from a stranger.
+ * children read both for the status pages. It is mapped twice: the writable
+ * mapping is inherited by session processes only, and all others have one that
+ * the kernel lets nobody make writable. So a web child that was taken over
+ * cannot change what the pages of other web children say, nor what the session
+ * process counts by.
  *
  * All numbers are relaxed atomics: a page may mix values that are microseconds
  * apart, never a torn one.
@@ -13,20 +15,18 @@
 #define SD_BOARD_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "shm/counters.h"
 #include "shm/store.h"
 
-#define SD_BOARD_MAGIC 0x626f6401u
 #define SD_BOARD_TEXT 160
 
 typedef enum { SD_STATE_OFF, SD_STATE_STARTING, SD_STATE_RUNNING, SD_STATE_DRAINING, SD_STATE_DOWN } sd_state_t;
 
 typedef struct sd_board {
-    uint32_t magic;
-    uint32_t bytes; /* of the whole struct: another version's board is not read */
-
     /* written by the httpd parent; times in seconds since 1970 */
     _Atomic int64_t store_created;
     _Atomic int64_t down_since;    /* 0 = not down; set back by the process that comes up */
@@ -49,8 +49,10 @@ typedef struct sd_board {
     _Alignas(64) sd_counters_t slot[SD_LANES_MAX];
 } sd_board_t;
 
-/* The one of this httpd, or NULL while there is none. */
-sd_board_t *sd_board_get(void);
+/* Makes both mappings. False and an errno: the system does not give them. */
+bool sd_board_make(sd_board_t **writable, const sd_board_t **readable);
+/* Of each mapping. */
+size_t sd_board_bytes(void);
 
 /* Copies a text of the board; always terminated, printable. */
 void sd_board_text_copy(char *out, size_t size, const char *text);

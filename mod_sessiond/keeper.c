@@ -43,11 +43,6 @@ static uint64_t sum_repaired(const sd_server_t *server, bool items)
     return n;
 }
 
-void sd_board_text_set(char text[SD_BOARD_TEXT], const char *value)
-{
-    apr_cpystrn(text, value, SD_BOARD_TEXT);
-}
-
 void sd_keeper_setup(sd_keeper_t *k, sd_server_t *server)
 {
     memset(k, 0, sizeof *k);

@@ -263,7 +263,7 @@ static bool start_child(sd_retained_t *r)
         return false;
     }
     prepare(r, &start, pair[1]);
-    sd_retained_share_segment(r, true);
+    sd_retained_share_memory(r, true);
     /* A SIGTERM that comes before the child has set its own dispositions would
      * run httpd's handler there and be lost. */
     sigfillset(&all);
@@ -274,7 +274,7 @@ static bool start_child(sd_retained_t *r)
         sd_server_run(&start);
     }
     sigprocmask(SIG_SETMASK, &before, NULL);
-    sd_retained_share_segment(r, false);
+    sd_retained_share_memory(r, false);
     close(pair[1]);
     if (pid < 0) {
         sd_log(CRIT, errno, "could not fork a session process");
@@ -422,7 +422,7 @@ int sd_process_open(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
         return HTTP_INTERNAL_SERVER_ERROR;
     /* Not in the first pass: the daemon's own fork is still to come. */
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_CONFIG)
-        sd_retained_share_segment(r, false);
+        sd_retained_share_memory(r, false);
     return OK;
 }
 
@@ -431,7 +431,7 @@ static void reopen(sd_retained_t *r, const sd_config_t *config, apr_pool_t *ptem
     (void)sd_listener_set_open(&r->listeners, config, false, ptemp);
     if (!r->segment && config->endpoints->nelts > 0
         && sd_retained_make_segment(r, config, s->process->pool))
-        sd_retained_share_segment(r, false);
+        sd_retained_share_memory(r, false);
     if (r->segment && config->memory != r->memory_made && config->memory != r->memory_told)
         sd_log(WARNING, 0, "SessiondMemory was changed from %" APR_UINT64_T_FMT " to %"
                APR_UINT64_T_FMT " bytes: this takes effect at the next stop and start; a restart "
@@ -533,7 +533,7 @@ void sd_process_leave_to_parent(apr_pool_t *pool, server_rec *s)
     (void)stop_waking(NULL);
     if (!r)
         return;
-    sd_retained_protect_board(r);
+    r->board = NULL; /* not mapped here */
     sd_listener_set_close(&r->listeners);
     for (i = 0; i < SD_PROCESSES_MAX; i++) {
         if (r->child[i].control >= 0)

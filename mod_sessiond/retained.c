@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * retained.c: making and finding what outlives a configuration: the segment
- * and the notice board.
+ * and the notice board; and who inherits them.
  */
 #include <errno.h>
 #include <string.h>
@@ -37,43 +37,21 @@ sd_retained_t *sd_retained_get(void)
     return r->version == SD_RETAINED_VERSION && r->bytes == sizeof *r ? r : NULL;
 }
 
-sd_board_t *sd_board_get(void)
+const sd_board_t *sd_board_get(void)
 {
     sd_retained_t *r = ap_retained_data_get(KEY);
 
-    if (!r || r->version != SD_RETAINED_VERSION || r->bytes != sizeof *r || !r->board
-        || r->board->magic != SD_BOARD_MAGIC || r->board->bytes != sizeof *r->board)
-        return NULL;
-    return r->board;
+    return r && r->version == SD_RETAINED_VERSION && r->bytes == sizeof *r ? r->board_shown : NULL;
 }
 
-void sd_board_text_copy(char *out, size_t size, const char *text)
+static bool make_board(sd_retained_t *r)
 {
-    size_t i;
-
-    for (i = 0; i + 1 < size && i < SD_BOARD_TEXT && text[i]; i++)
-        out[i] = text[i] >= 32 && text[i] < 127 ? text[i] : '?';
-    out[i] = '\0';
-}
-
-static bool make_board(sd_retained_t *r, apr_pool_t *pool)
-{
-    apr_status_t rv = apr_shm_create(&r->board_memory, sizeof(sd_board_t) + 64, NULL, pool);
-    uintptr_t at;
-
-    if (rv != APR_SUCCESS) {
-        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, rv, ap_server_conf,
-                     "sessiond: no shared memory for the counters");
-        return false;
-    }
-    at = ((uintptr_t)apr_shm_baseaddr_get(r->board_memory) + 63) & ~(uintptr_t)63;
-    r->board = (sd_board_t *)at;
-    memset(r->board, 0, sizeof *r->board);
-    r->board->magic = SD_BOARD_MAGIC;
-    r->board->bytes = sizeof *r->board;
-    sd_board_text_set(r->board->last_check, "never");
-    sd_board_text_set(r->board->last_repair, "never");
-    return true;
+    if (sd_board_make(&r->board, &r->board_shown))
+        return true;
+    ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, errno, ap_server_conf,
+                 "sessiond: no shared memory for the counters (memfd_create, and /proc to open it "
+                 "again read-only)");
+    return false;
 }
 
 bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_pool_t *pool)
@@ -84,7 +62,7 @@ bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_p
 
     if (r->segment)
         return true;
-    if (!r->board && !make_board(r, pool))
+    if (!r->board && !make_board(r))
         return false;
     /* Anonymous: nothing to find in the file system, and no name to clash. */
     rv = apr_shm_create(&r->segment, config->memory, NULL, pool);
@@ -123,18 +101,12 @@ static void pages_of(apr_shm_t *shm, void **from, size_t *bytes)
     *bytes = ((end + page - 1) & ~(page - 1)) - first;
 }
 
-void sd_retained_protect_board(sd_retained_t *r)
+static bool share(void *from, size_t bytes, bool yes)
 {
-    void *from;
-    size_t bytes;
-
-    if (!r->board_memory)
-        return;
-    pages_of(r->board_memory, &from, &bytes);
-    (void)mprotect(from, bytes, PROT_READ);
+    return madvise(from, bytes, yes ? MADV_DOFORK : MADV_DONTFORK) == 0;
 }
 
-void sd_retained_share_segment(sd_retained_t *r, bool yes)
+void sd_retained_share_memory(sd_retained_t *r, bool yes)
 {
     void *from;
     size_t bytes;
@@ -142,7 +114,7 @@ void sd_retained_share_segment(sd_retained_t *r, bool yes)
     if (!r->segment)
         return;
     pages_of(r->segment, &from, &bytes);
-    if (madvise(from, bytes, yes ? MADV_DOFORK : MADV_DONTFORK) != 0
+    if (!share(from, bytes, yes) || !share(r->board, sd_board_bytes(), yes)
         || (!yes && madvise(from, bytes, MADV_DONTDUMP) != 0))
         sd_log(WARNING, errno, "could not %s the session memory %s other processes",
                yes ? "share" : "hide", yes ? "with" : "from");

@@ -15,7 +15,7 @@
 #include "listener.h"
 #include "server.h"
 
-#define SD_RETAINED_VERSION 1u
+#define SD_RETAINED_VERSION 2u
 
 /* One session process that has not been reaped yet. */
 typedef struct sd_child {
@@ -31,12 +31,12 @@ typedef struct sd_retained {
     bool starting;           /* httpd's first pass has been seen and its start is not over:
                               * only then may a failure end httpd */
     apr_shm_t *segment;
-    apr_shm_t *board_memory;
     void *segment_base;
     uint64_t segment_bytes;
     uint64_t memory_made;    /* SessiondMemory that the segment was made for */
     uint64_t memory_told;    /* another SessiondMemory that the log has spoken of */
-    sd_board_t *board;
+    sd_board_t *board;             /* writable; NULL where it is not mapped */
+    const sd_board_t *board_shown; /* the same, for those who only read */
     sd_listener_set_t listeners;
     sd_child_t child[SD_PROCESSES_MAX];
     uint32_t failures;       /* deaths in a row of processes that served for less than a moment */
@@ -49,11 +49,11 @@ sd_retained_t *sd_retained_get(void);
 /* Makes the segment and the board if there are none. False: no memory; logged. */
 bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_pool_t *pool);
 
-/* Whether a fork inherits the segment. Only that of a session process does. */
-void sd_retained_share_segment(sd_retained_t *r, bool yes);
+/* Whether a fork inherits the segment and the writable notice board. Only that
+ * of a session process does. */
+void sd_retained_share_memory(sd_retained_t *r, bool yes);
 
-/* Web children may read the notice board only; a guard against accidents, not
- * against an enemy. */
-void sd_retained_protect_board(sd_retained_t *r);
+/* The notice board of this httpd, or NULL while there is none. */
+const sd_board_t *sd_board_get(void);
 
 #endif

@@ -15,7 +15,7 @@
 #include <apr_strings.h>
 #include <mod_status.h>
 
-#include "board.h"
+#include "retained.h"
 #include "server.h"
 #include "status.h"
 

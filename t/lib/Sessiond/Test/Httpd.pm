@@ -14,7 +14,7 @@ use v5.36;
 
 use Carp           qw(croak);
 use Cwd            qw(abs_path);
-use File::Basename qw(dirname);
+use File::Basename qw(basename dirname);
 use File::Path     qw(make_path remove_tree);
 use File::Spec     ();
 use File::Temp     qw(tempdir);
@@ -39,6 +39,13 @@ sub _module_path () {
     my $build = $ENV{abs_top_builddir} || top_srcdir();
     my ($built) = grep { -e } map { "$build/mod_sessiond/$_" } '.libs/mod_sessiond.so', 'mod_sessiond.so';
     return abs_path($built // die "no module: build it, or name it in SESSIOND_MODULE\n");
+}
+
+# What is compiled for the tests alone, as t/httpd/modules/mod_hostile.
+sub test_library ($class, $name) {
+    my $build = $ENV{abs_top_builddir} || top_srcdir();
+    my $path  = "$build/" . dirname($name) . '/.libs/' . basename($name) . '.so';
+    return abs_path($path) // die "$path: $! (make check builds it)\n";
 }
 
 sub _libexecdir () { return $ENV{APXS_LIBEXECDIR} || '/usr/lib/apache2/modules' }
@@ -113,10 +120,12 @@ sub _make_root () {
 # php:        mod_php with our handler in front of every page
 # modules:    further modules, by their short names
 # module:     0 leaves mod_sessiond out; a path loads that one
+# preload:    libraries that only the tests have, see test_library()
+# env:        { name => value } for httpd
 sub new ($class, %arg) {
     my $self = bless {
         mpm => 'event', config => '', docs => {}, modules => [], log_level => 'info',
-        module => undef, name => 'httpd', %arg,
+        module => undef, name => 'httpd', preload => [], env => {}, %arg,
         owner => $$, ports => {}, allowed => [], session_pids => {}, root => undef,
     }, $class;
     $self->{mpm} = 'prefork' if $self->{php};
@@ -260,6 +269,8 @@ sub _slurp ($path) {
 }
 
 sub _httpd ($self, @arguments) {
+    local %ENV = (%ENV, %{ $self->{env} });
+    $ENV{LD_PRELOAD} = join ' ', @{ $self->{preload} } if @{ $self->{preload} };
     return $self->run(httpd_binary(), '-d', $self->{root}, '-f', "$self->{root}/httpd.conf", @arguments);
 }
 

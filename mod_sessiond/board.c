@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * board.c: the two mappings of the notice board, and its texts. What is hard: a
+ * mapping that was inherited can be made writable again, except one of a file
+ * that was opened for reading only. So the memory is a file that has no name,
+ * is opened a second time through /proc, and is closed again: nobody finds it
+ * any more.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <apr_strings.h>
+
+#include "board.h"
+
+size_t sd_board_bytes(void)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+    return (sizeof(sd_board_t) + page - 1) / page * page;
+}
+
+static void *map(int fd, int protection)
+{
+    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, sd_board_bytes(), protection, MAP_SHARED, fd, 0);
+
+    return at == MAP_FAILED ? NULL : at;
+}
+
+static int open_again_read_only(int fd)
+{
+    char path[64];
+
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+bool sd_board_make(sd_board_t **writable, const sd_board_t **readable)
+{
+    int fd = memfd_create("sessiond-board", MFD_CLOEXEC), read_only = -1, err;
+
+    *writable = NULL;
+    *readable = NULL;
+    if (fd >= 0 && ftruncate(fd, (off_t)sd_board_bytes()) == 0
+        && (read_only = open_again_read_only(fd)) >= 0
+        && (*writable = map(fd, PROT_READ | PROT_WRITE)) != NULL)
+        *readable = map(read_only, PROT_READ);
+    err = errno;
+    if (read_only >= 0)
+        close(read_only);
+    if (fd >= 0)
+        close(fd);
+    if (!*readable) {
+        if (*writable)
+            (void)munmap(*writable, sd_board_bytes());
+        *writable = NULL;
+        errno = err;
+        return false;
+    }
+    sd_board_text_set((*writable)->last_check, "never");
+    sd_board_text_set((*writable)->last_repair, "never");
+    return true;
+}
+
+void sd_board_text_copy(char *out, size_t size, const char *text)
+{
+    size_t i;
+
+    for (i = 0; i + 1 < size && i < SD_BOARD_TEXT && text[i]; i++)
+        out[i] = text[i] >= 32 && text[i] < 127 ? text[i] : '?';
+    out[i] = '\0';
+}
+
+void sd_board_text_set(char text[SD_BOARD_TEXT], const char *value)
+{
+    apr_cpystrn(text, value, SD_BOARD_TEXT);
+}

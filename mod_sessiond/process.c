@@ -15,6 +15,7 @@
  *    number is then anybody's, and only the kernel is asked who is our child.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -40,6 +41,8 @@
 static const sd_config_t *present_config; /* of this load of the module; on pconf */
 static apr_pool_t *present_pconf;
 static pid_t parent_pid;
+static sd_retained_t *held;   /* what a fork has to let go of */
+static bool forking_our_own;
 
 static bool start_child(sd_retained_t *r);
 
@@ -268,11 +271,13 @@ static bool start_child(sd_retained_t *r)
      * run httpd's handler there and be lost. */
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);
+    forking_our_own = true;
     pid = fork();
     if (pid == 0) {
         close(pair[0]);
         sd_server_run(&start);
     }
+    forking_our_own = false;
     sigprocmask(SIG_SETMASK, &before, NULL);
     sd_retained_share_memory(r, false);
     close(pair[1]);
@@ -402,6 +407,44 @@ static void wake_for_deaths(apr_pool_t *pconf)
         apr_pool_cleanup_register(pconf, NULL, stop_waking, apr_pool_cleanup_null);
 }
 
+/* ---- forks that are not ours ---- */
+
+/* Web children, and the daemons of other modules: the sockets, the control
+ * sockets and the handler of SIGCHLD are not their business. */
+static void let_go(void)
+{
+    int i;
+
+    if (!held)
+        return;
+    (void)stop_waking(NULL);
+    held->board = NULL; /* not mapped here */
+    sd_listener_set_close(&held->listeners);
+    for (i = 0; i < SD_PROCESSES_MAX; i++) {
+        if (held->child[i].control >= 0)
+            close(held->child[i].control);
+        held->child[i].control = -1;
+    }
+    held = NULL; /* these numbers may soon be others' */
+}
+
+static void after_fork(void)
+{
+    if (!forking_our_own)
+        let_go();
+}
+
+/* child_init would be too late for those that are no web children, such as
+ * mod_cgid's daemon. The C library forgets the handler when our code goes. */
+static void let_forks_go(sd_retained_t *r)
+{
+    static bool registered;
+
+    held = r;
+    if (!registered)
+        registered = pthread_atfork(NULL, NULL, after_fork) == 0;
+}
+
 /* ---- hooks ---- */
 
 int sd_process_open(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
@@ -415,6 +458,8 @@ int sd_process_open(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
     apr_pool_cleanup_register(pconf, NULL, end_of_config, apr_pool_cleanup_null);
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG)
         r->starting = true;
+    else
+        let_forks_go(r); /* before other modules' post_config */
     if (!r->starting || config->endpoints->nelts == 0)
         return OK; /* a running httpd: post_config does it, and never fails */
     if (!sd_listener_set_open(&r->listeners, config, true, ptemp)
@@ -523,21 +568,8 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
 
 void sd_process_leave_to_parent(apr_pool_t *pool, server_rec *s)
 {
-    sd_retained_t *r = sd_retained_get();
-    int i;
-
     (void)pool;
     (void)s;
-    if (getpid() == parent_pid)
-        return; /* httpd -X: the parent is its own web worker */
-    (void)stop_waking(NULL);
-    if (!r)
-        return;
-    r->board = NULL; /* not mapped here */
-    sd_listener_set_close(&r->listeners);
-    for (i = 0; i < SD_PROCESSES_MAX; i++) {
-        if (r->child[i].control >= 0)
-            close(r->child[i].control);
-        r->child[i].control = -1;
-    }
+    if (getpid() != parent_pid) /* httpd -X: the parent is its own web worker */
+        let_go();
 }

@@ -21,7 +21,8 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
 /* monitor hook, every 10 seconds or so: kills one that hangs. */
 int sd_process_monitor(apr_pool_t *pool, server_rec *s);
 
-/* child_init hook: a web child lets go of all that is not its business. */
+/* child_init hook: a web child lets go of all that is not its business, if it
+ * has not done so when it was forked. */
 void sd_process_leave_to_parent(apr_pool_t *pool, server_rec *s);
 
 #endif

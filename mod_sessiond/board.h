@@ -27,15 +27,16 @@
 typedef enum { SD_STATE_OFF, SD_STATE_STARTING, SD_STATE_RUNNING, SD_STATE_DRAINING, SD_STATE_DOWN } sd_state_t;
 
 typedef struct sd_board {
-    /* written by the httpd parent; times in seconds since 1970 */
-    _Atomic int64_t store_created;
-    _Atomic int64_t down_since;    /* 0 = not down; set back by the process that comes up */
+    /* times are those of sd_clock_ms(): the wall clock may be moved */
+    /* written by the httpd parent */
+    _Atomic uint64_t store_created;
+    _Atomic uint64_t down_since;   /* 0 = not down; set back by the process that comes up */
     _Atomic uint32_t respawns;
 
     /* written by the session process */
     _Atomic uint32_t state;        /* sd_state_t */
     _Atomic int64_t pid;
-    _Atomic int64_t started;       /* seconds since 1970 */
+    _Atomic uint64_t started;
     _Atomic uint32_t threads;
     _Atomic uint32_t max_connections;
     _Atomic uint64_t max_size;     /* bytes */

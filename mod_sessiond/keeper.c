@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 
 #include <apr_strings.h>
 
@@ -144,18 +143,15 @@ static void *walk(void *data)
 /* In a thread of its own, so that this one can beat. */
 static void walk_and_beat(sd_walk_t *w, void (*beat)(void *data), void *data)
 {
-    struct timespec t;
     pthread_t thread;
 
     if (pthread_create(&thread, NULL, walk, w) != 0) {
         (void)walk(w);
         return;
     }
-    do {
+    do
         beat(data);
-        clock_gettime(CLOCK_REALTIME, &t);
-        t.tv_sec++;
-    } while (pthread_timedjoin_np(thread, NULL, &t) != 0);
+    while (!sd_thread_join(thread, 1000));
 }
 
 static void publish_check(sd_board_t *board, const sd_walk_t *w, uint64_t took)

@@ -20,7 +20,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <ap_mpm.h>
@@ -90,11 +89,11 @@ static void hear(sd_child_t *child)
         switch (news.kind) {
         case SD_NEWS_READY:
             child->ready_at = news.at;
-            child->heard = apr_time_now();
+            child->heard = sd_clock_ms();
             break;
         case SD_NEWS_BEAT:
             if (news.stalled_ms < HANG_SECONDS * 1000)
-                child->heard = apr_time_now();
+                child->heard = sd_clock_ms();
             break;
         default:
             break;
@@ -143,7 +142,7 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
     if (expected)
         return;
     r->failures = served ? 0 : r->failures + 1;
-    atomic_store(&r->board->down_since, (int64_t)time(NULL));
+    atomic_store(&r->board->down_since, sd_clock_ms());
     atomic_store(&r->board->state, SD_STATE_DOWN);
     log_end(pid, status);
 }
@@ -288,7 +287,7 @@ static bool start_child(sd_retained_t *r)
     }
     child->proc.pid = pid;
     child->control = pair[0];
-    child->heard = apr_time_now();
+    child->heard = sd_clock_ms();
     register_child(child);
     return true;
 }
@@ -557,7 +556,7 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
             continue;
         }
         hear(child);
-        if (child->ready_at != 0 && apr_time_now() - child->heard > apr_time_from_sec(HANG_SECONDS)) {
+        if (child->ready_at != 0 && sd_clock_ms() - child->heard > HANG_SECONDS * 1000) {
             sd_log(ERR, 0, "session process %" APR_PID_T_FMT " has a thread that hangs for over %d "
                    "s: killing it", child->proc.pid, HANG_SECONDS);
             signal_child(child, SIGKILL);

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <httpd.h>
@@ -86,7 +85,7 @@ bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_p
         r->segment = NULL;
         return false;
     }
-    atomic_store(&r->board->store_created, (int64_t)time(NULL));
+    atomic_store(&r->board->store_created, sd_clock_ms());
     atomic_store(&r->board->memory_size, r->segment_bytes);
     return true;
 }

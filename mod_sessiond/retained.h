@@ -23,7 +23,7 @@ typedef struct sd_child {
     int control;         /* our end; its other end closes when the process dies */
     bool retiring;       /* told to go */
     uint64_t ready_at;   /* sd_clock_ms() when it began to serve, 0 = it has not */
-    apr_time_t heard;    /* when it last said that all its threads turn */
+    uint64_t heard;      /* sd_clock_ms() when it last said that all its threads turn */
 } sd_child_t;
 
 typedef struct sd_retained {

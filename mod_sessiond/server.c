@@ -59,6 +59,20 @@ uint64_t sd_clock_ms(void)
     return clock_us() / 1000;
 }
 
+bool sd_thread_join(pthread_t thread, uint64_t ms)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_sec += (time_t)(ms / 1000);
+    t.tv_nsec += (long)(ms % 1000) * 1000000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &t) == 0;
+}
+
 static void tell_parent(const sd_start_t *start, sd_news_kind_t kind, uint64_t stalled_ms)
 {
     sd_news_t news = { (uint32_t)kind, (uint32_t)stalled_ms, sd_clock_ms() };
@@ -239,7 +253,6 @@ static void start_loops(const sd_start_t *start, sd_server_t *server)
 static bool stop_loops(sd_server_t *server)
 {
     uint64_t until = sd_clock_ms() + DRAIN_MS;
-    struct timespec t;
     uint32_t i;
     bool all = true;
 
@@ -247,10 +260,10 @@ static bool stop_loops(sd_server_t *server)
     for (i = 0; i < server->loops; i++)
         if (!sd_loop_post(server->loop[i], sd_loop_drain, &until))
             return false;
-    clock_gettime(CLOCK_REALTIME, &t);
-    t.tv_sec += (DRAIN_MS + STOP_MS) / 1000;
     for (i = 0; i < server->loops; i++) {
-        if (pthread_timedjoin_np(server->loop[i]->thread, NULL, &t) != 0)
+        uint64_t now = sd_clock_ms(), last = until + STOP_MS;
+
+        if (!sd_thread_join(server->loop[i]->thread, now < last ? last - now : 0))
             all = false;
     }
     /* only now: they post letters to each other */
@@ -335,7 +348,7 @@ static void set_board(const sd_start_t *start, const sd_server_t *server)
 
     sd_store_usage(server->store, &usage);
     atomic_store(&b->pid, (int64_t)getpid());
-    atomic_store(&b->started, (int64_t)time(NULL));
+    atomic_store(&b->started, sd_clock_ms());
     atomic_store(&b->threads, server->loops);
     atomic_store(&b->max_connections, start->config->max_connections);
     atomic_store(&b->max_size, server->limits.max_size);

@@ -7,6 +7,7 @@
 #ifndef SD_SERVER_H
 #define SD_SERVER_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "board.h"
@@ -70,5 +71,8 @@ void sd_server_run(const sd_start_t *start) __attribute__((noreturn));
  * machine sleeps. */
 uint64_t sd_clock_ms(void);
 uint64_t sd_clock_us(void);
+
+/* Waits for the end of a thread. False: it has not come within that time. */
+bool sd_thread_join(pthread_t thread, uint64_t ms);
 
 #endif

@@ -6,7 +6,6 @@
  * last ones, with the word that it is down.
  */
 #include <string.h>
-#include <time.h>
 
 #include <httpd.h>
 #include <http_core.h>
@@ -59,22 +58,28 @@ static void add_number(sd_report_t *report, const char *key, const char *metric,
                        grows };
 }
 
-static uint64_t since(int64_t when)
+/* Seconds between two times of the board. */
+static uint64_t between(uint64_t from, uint64_t to)
 {
-    int64_t now = (int64_t)time(NULL);
-
-    return when > 0 && now > when ? (uint64_t)(now - when) : 0;
+    return from > 0 && to > from ? (to - from) / 1000 : 0;
 }
 
-static const char *time_text(apr_pool_t *pool, int64_t when)
+static uint64_t since(uint64_t when)
 {
-    return ap_ht_time(pool, apr_time_from_sec(when), "%d-%b-%Y %H:%M:%S %Z", 0);
+    return between(when, sd_clock_ms());
+}
+
+/* By the wall clock as it is now. */
+static const char *time_text(apr_pool_t *pool, uint64_t when)
+{
+    return ap_ht_time(pool, apr_time_now() - apr_time_from_sec((apr_time_t)since(when)),
+                      "%d-%b-%Y %H:%M:%S %Z", 0);
 }
 
 static const char *state_text(const sd_report_t *report)
 {
     const sd_board_t *b = report->board;
-    int64_t down = atomic_load(&b->down_since);
+    uint64_t down = atomic_load(&b->down_since);
 
     if (report->state != SD_STATE_DOWN && report->state != SD_STATE_STARTING)
         return state_name(report->state);
@@ -87,12 +92,12 @@ static const char *state_text(const sd_report_t *report)
 /* Seconds that the process has served; of one that is gone, that it had. */
 static uint64_t uptime(const sd_report_t *report)
 {
-    int64_t started = atomic_load(&report->board->started);
-    int64_t down = atomic_load(&report->board->down_since);
+    uint64_t started = atomic_load(&report->board->started);
+    uint64_t down = atomic_load(&report->board->down_since);
 
     if (report->state == SD_STATE_RUNNING || down == 0)
         return since(started);
-    return started > 0 && down > started ? (uint64_t)(down - started) : 0;
+    return between(started, down);
 }
 
 static const char *busy_text(const sd_report_t *report)

@@ -38,6 +38,7 @@ static void fill_lane(sd_store_t *s, sd_lane_list_t *list, uint32_t want)
         for (i = 1; i < n; i++)
             last = sd_link_next(s, last);
         h->pool_head = sd_link_next(s, last);
+        SD_KILL_POINT("fill_lane: off the pool, still counted there");
         set_relaxed(&h->pool_count, h->pool_count - n);
     }
     else {
@@ -48,10 +49,14 @@ static void fill_lane(sd_store_t *s, sd_lane_list_t *list, uint32_t want)
         last = first + n - 1;
         for (i = first; i < last; i++)
             sd_link_set(s, i, i + 1);
+        SD_KILL_POINT("fill_lane: fresh blocks linked, not taken");
         set_relaxed(&h->fresh, h->fresh + n);
     }
+    SD_KILL_POINT("fill_lane: between pool and lane");
     sd_link_set(s, last, list->head);
+    SD_KILL_POINT("fill_lane: led to the lane's list");
     list->head = first;
+    SD_KILL_POINT("fill_lane: on the lane's list, not counted there");
     list->count += n;
 }
 
@@ -68,6 +73,7 @@ static bool refill(sd_lane_t *lane, bool privileged)
         fill_lane(s, lane->list, s->batch < level - s->reserve ? s->batch : level - s->reserve);
     else if (privileged && level > 0)
         fill_lane(s, lane->list, 1);
+    SD_KILL_POINT("refill: done, the pool's lock is held");
     pthread_mutex_unlock(&s->pool_lock);
     return lane->list->count > 0;
 }
@@ -86,8 +92,11 @@ uint32_t sd_blocks_take(sd_lane_t *lane, bool privileged)
         return 0;
     block = list->head;
     list->head = sd_link_next(s, block);
+    SD_KILL_POINT("blocks_take: off the lane's list, still counted there");
     list->count--;
+    SD_KILL_POINT("blocks_take: taken, still marked free");
     sd_link_set(s, block, s->tag);
+    SD_KILL_POINT("blocks_take: nobody's yet");
     sd_count_add(lane->counters, blocks_used, 1);
     return block;
 }
@@ -96,8 +105,11 @@ uint32_t sd_blocks_take(sd_lane_t *lane, bool privileged)
 static void pool_push(sd_store_t *s, uint32_t first, uint32_t last, uint32_t n)
 {
     sd_link_set(s, last, s->header->pool_head);
+    SD_KILL_POINT("pool_push: led to the pool's list");
     s->header->pool_head = first;
+    SD_KILL_POINT("pool_push: on the pool's list, not counted there");
     set_relaxed(&s->header->pool_count, s->header->pool_count + n);
+    SD_KILL_POINT("pool_push: counted, the pool's lock is held");
 }
 
 /* While a repair looks for free blocks, those ahead of it go on no list. */
@@ -110,6 +122,7 @@ static uint32_t free_during_repair(sd_lane_t *lane, uint32_t head)
     for (; head != 0; head = next, n++) {
         next = sd_link_next(s, head);
         sd_link_set(s, head, 0);
+        SD_KILL_POINT("free_during_repair: freed, on no list, the rest of the chain is not");
         if (!sd_repair_will_find(s, head))
             pool_push(s, head, head, 1);
         else /* it is counted as used until it is found */
@@ -126,7 +139,9 @@ static void give_back(sd_store_t *s, sd_lane_list_t *list, uint32_t n)
     for (i = 1; i < n; i++)
         last = sd_link_next(s, last);
     list->head = sd_link_next(s, last);
+    SD_KILL_POINT("give_back: off the lane's list, still counted there");
     list->count -= n;
+    SD_KILL_POINT("give_back: between lane and pool");
     pthread_mutex_lock(&s->pool_lock);
     pool_push(s, first, last, n);
     pthread_mutex_unlock(&s->pool_lock);
@@ -147,6 +162,7 @@ uint32_t sd_blocks_free(sd_lane_t *lane, uint32_t head)
     }
     for (block = head; block != 0; block = sd_link_next(s, block), n++) {
         sd_link_set(s, block, sd_link_next(s, block)); /* drops the tag: free */
+        SD_KILL_POINT("blocks_free: free, on no list, the rest of the chain is not");
         last = block;
     }
     if (n > 2 * s->batch || pool_level(s) < 2 * s->reserve) {
@@ -157,7 +173,9 @@ uint32_t sd_blocks_free(sd_lane_t *lane, uint32_t head)
     else {
         /* in its own order: the next value of this size gets neighbours again */
         sd_link_set(s, last, list->head);
+        SD_KILL_POINT("blocks_free: led to the lane's list");
         list->head = head;
+        SD_KILL_POINT("blocks_free: on the lane's list, not counted there");
         list->count += n;
         if (list->count > 3 * s->batch)
             give_back(s, list, list->count - s->batch);

@@ -43,8 +43,10 @@ static sd_status_t extend(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
         if (!sd_expiry_reclaim(lane, now))
             return SD_FULL;
     }
+    SD_KILL_POINT("extend: taken, not linked");
     if (c->last != 0)
         sd_link_set(s, c->last, block | s->tag);
+    SD_KILL_POINT("extend: linked");
     c->last = block;
     c->blocks++;
     c->space += SD_BLOCK_BYTES;
@@ -113,9 +115,11 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
     c->head = c->write = c->last;
     item = sd_item(s, c->head);
     memset(item, 0, sizeof *item);
+    SD_KILL_POINT("chain_open: head without a hash");
     item->hash = (uint32_t)c->hash;
     item->key_len = (uint8_t)key_len;
     item->magic = SD_ITEM_MAGIC;
+    SD_KILL_POINT("chain_open: head without a key");
     c->key_len = (uint8_t)key_len;
     step(s, c, sizeof *item);
     status = extend_to(lane, c, (uint32_t)key_len, key, key_len, now);
@@ -124,6 +128,7 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
         return status;
     }
     copy_in(s, c, key, (uint32_t)key_len);
+    SD_KILL_POINT("chain_open: key is there");
     return SD_OK;
 }
 
@@ -189,6 +194,7 @@ sd_status_t sd_chain_append(sd_lane_t *lane, sd_chain_t *c, const void *bytes, u
         return status;
     copy_in(lane->store, c, bytes, n);
     sd_item_prefetch(lane->store, c->hash);
+    SD_KILL_POINT("chain_append: bytes are there");
     c->data_len += n;
     return SD_OK;
 }

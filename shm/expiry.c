@@ -24,9 +24,11 @@ static void drop(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t bloc
     sd_store_t *s = lane->store;
 
     sd_index_remove(s, bucket, link, block);
+    SD_KILL_POINT("drop: removed, not detached");
     sd_count_sub(lane->counters, sessions, 1);
     if (sd_index_detach(s, block))
         sd_blocks_free(lane, block);
+    SD_KILL_POINT("drop: freed, the shard's lock is held");
 }
 
 /* Removes what has expired in a shard and makes its bound exact. Returns how
@@ -54,7 +56,9 @@ static uint32_t expire_shard(sd_lane_t *lane, uint32_t shard, uint64_t now)
             link = &item->next;
         }
     }
+    SD_KILL_POINT("expire_shard: items gone, the bound is old");
     atomic_store_explicit(&s->shards[shard].min_expiry, min, memory_order_relaxed);
+    SD_KILL_POINT("expire_shard: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
     sd_count_add(lane->counters, expired, gone);
     return gone;
@@ -123,6 +127,7 @@ static uint64_t make_exact(sd_store_t *s, uint32_t shard)
     sd_shard_lock(s, shard);
     expiry = find_nearest(s, shard).expiry;
     atomic_store_explicit(&s->shards[shard].min_expiry, expiry, memory_order_relaxed);
+    SD_KILL_POINT("make_exact: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
     return expiry;
 }
@@ -142,7 +147,9 @@ static bool evict_from(sd_lane_t *lane, uint32_t shard, uint64_t than)
         found.expiry = found.second;
         evicted = true;
     }
+    SD_KILL_POINT("evict_from: item gone, the bound is old");
     atomic_store_explicit(&s->shards[shard].min_expiry, found.expiry, memory_order_relaxed);
+    SD_KILL_POINT("evict_from: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
     if (evicted)
         sd_count(lane->counters, evicted);

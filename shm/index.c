@@ -54,19 +54,24 @@ uint32_t sd_index_find(sd_store_t *s, uint64_t hash, const void *key, size_t key
 void sd_index_insert(sd_store_t *s, uint32_t bucket, uint32_t block)
 {
     sd_item(s, block)->next = atomic_load_explicit(&s->buckets[bucket], memory_order_relaxed);
+    SD_KILL_POINT("index_insert: leads on, nothing leads to it");
     atomic_store_explicit(&s->buckets[bucket], block, memory_order_release);
+    SD_KILL_POINT("index_insert: reachable, not counted");
     sd_shard_set_items(s, sd_shard_of(s, bucket), sd_shard_items(s, sd_shard_of(s, bucket)) + 1);
 }
 
 void sd_index_replace(sd_store_t *s, uint32_t *link, uint32_t old_block, uint32_t new_block)
 {
     sd_item(s, new_block)->next = sd_item(s, old_block)->next;
+    SD_KILL_POINT("index_replace: both lead on");
     __atomic_store_n(link, new_block, __ATOMIC_RELEASE);
+    SD_KILL_POINT("index_replace: replaced");
 }
 
 void sd_index_remove(sd_store_t *s, uint32_t bucket, uint32_t *link, uint32_t block)
 {
     __atomic_store_n(link, sd_item(s, block)->next, __ATOMIC_RELEASE);
+    SD_KILL_POINT("index_remove: unreachable, still counted");
     sd_shard_set_items(s, sd_shard_of(s, bucket), sd_shard_items(s, sd_shard_of(s, bucket)) - 1);
 }
 
@@ -77,6 +82,7 @@ bool sd_index_detach(sd_store_t *s, uint32_t block)
 
     if (atomic_load_explicit(&s->repairing, memory_order_relaxed))
         sd_repair_note_detached(s, block);
+    SD_KILL_POINT("index_detach: unreachable, not detached");
     /* counted before the pin is set: from then on the last reader may free it */
     atomic_fetch_add(&s->detached, n);
     if (atomic_fetch_or(&s->pins[block], SD_PIN_DETACHED) != 0)

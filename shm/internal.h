@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "kill_point.h"
 #include "layout.h"
 
 /* Readers of the chain that begins at a block; the top bit says that the chain

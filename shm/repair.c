@@ -29,6 +29,7 @@ void sd_repair_begin(sd_store_t *s)
     uint32_t used = (h->epoch + SD_EPOCH_MAX - h->repaired_epoch) % SD_EPOCH_MAX;
 
     __atomic_store_n(&h->clean, 0, __ATOMIC_SEQ_CST);
+    SD_KILL_POINT("repair_begin: not clean, the epoch is old");
     /* Blocks may carry any tag from that of the last whole repair on. The last
      * tag left is not given up by a process that dies over it: it has taken no
      * block, so all that carries it is reachable. */
@@ -38,8 +39,13 @@ void sd_repair_begin(sd_store_t *s)
     }
     else
         s->repair.again = true;
-    h->pool_head = h->pool_count = 0;
+    SD_KILL_POINT("repair_begin: epoch is new, the pool's list is old");
+    h->pool_head = 0;
+    SD_KILL_POINT("repair_begin: no pool, still counted");
+    h->pool_count = 0;
+    SD_KILL_POINT("repair_begin: no pool, the lanes' lists are old");
     memset(h->lanes, 0, sizeof h->lanes);
+    SD_KILL_POINT("repair_begin: no lists");
     s->repair.phase = SD_REPAIR_FREE;
     s->repair.alone = used == SD_EPOCH_MAX - 1;
     s->repair.cursor = 1;
@@ -59,7 +65,9 @@ static void enter(sd_store_t *s, int phase, uint32_t cursor)
 
 static void finish(sd_store_t *s)
 {
+    SD_KILL_POINT("finish: repaired, not noted");
     __atomic_store_n(&s->header->repaired_epoch, s->header->epoch, __ATOMIC_SEQ_CST);
+    SD_KILL_POINT("finish: noted");
     atomic_store(&s->repairing, 0);
     enter(s, SD_REPAIR_NONE, 0);
 }
@@ -80,10 +88,13 @@ bool sd_repair_find_free(sd_lane_t *lane, uint32_t blocks)
         if (!sd_link_is_free(atomic_load_explicit(&s->links[block], memory_order_relaxed)))
             continue;
         sd_link_set(s, block, h->pool_head);
+        SD_KILL_POINT("repair_find_free: leads to the pool's list");
         h->pool_head = block;
+        SD_KILL_POINT("repair_find_free: on the pool's list, not counted there");
         found++;
     }
     __atomic_store_n(&h->pool_count, h->pool_count + found, __ATOMIC_RELAXED);
+    SD_KILL_POINT("repair_find_free: counted, the pool's lock is held");
     sd_count_sub(lane->counters, blocks_used, found);
     r->cursor = stop;
     return true;
@@ -98,6 +109,7 @@ static void retag(sd_store_t *s, uint32_t block)
     for (n = 0; block != 0 && block <= s->block_count && n < s->block_count; block = next, n++) {
         next = sd_link_next(s, block);
         sd_link_set(s, block, next | s->tag);
+        SD_KILL_POINT("retag: tagged, the rest of the chain is not");
     }
 }
 
@@ -165,16 +177,19 @@ static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min)
 
         if (block == passed) { /* round and round over damaged items */
             __atomic_store_n(link, 0, __ATOMIC_RELEASE);
+            SD_KILL_POINT("repair_bucket: a circle is cut");
             break;
         }
         if (block > s->block_count || comes_back(s, first, link)) { /* the rest is lost */
             __atomic_store_n(link, 0, __ATOMIC_RELEASE);
+            SD_KILL_POINT("repair_bucket: a list is cut");
             sd_count(lane->counters, repaired_items);
             break;
         }
         item = sd_item(s, block);
         if (!item_is_sound(s, bucket, block)) {
             __atomic_store_n(link, item->next, __ATOMIC_RELEASE);
+            SD_KILL_POINT("repair_bucket: a damaged item is dropped");
             sd_count(lane->counters, repaired_items);
             if ((dropped & (dropped - 1)) == 0) /* at 0, 1, 2, 4, 8: any circle is met */
                 passed = block;
@@ -201,8 +216,11 @@ static void repair_shard(sd_lane_t *lane, uint32_t shard)
         items += repair_bucket(lane, bucket, &min);
     /* The count that a death left may be one too low, and have gone below 0. */
     sd_count_add(lane->counters, sessions, (int64_t)(int32_t)(items - sd_shard_items(s, shard)));
+    SD_KILL_POINT("repair_shard: tagged, the count is old");
     sd_shard_set_items(s, shard, items);
+    SD_KILL_POINT("repair_shard: counted, the bound is old");
     atomic_store_explicit(&s->shards[shard].min_expiry, min, memory_order_relaxed);
+    SD_KILL_POINT("repair_shard: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
 }
 
@@ -219,10 +237,13 @@ static void free_orphans(sd_lane_t *lane, uint32_t from, uint32_t to)
         if (sd_link_is_free(word) || (word & ~SD_LINK_NEXT) == s->tag)
             continue;
         sd_link_set(s, block, h->pool_head);
+        SD_KILL_POINT("free_orphans: leads to the pool's list");
         h->pool_head = block;
+        SD_KILL_POINT("free_orphans: on the pool's list, not counted there");
         found++;
     }
     __atomic_store_n(&h->pool_count, h->pool_count + found, __ATOMIC_RELAXED);
+    SD_KILL_POINT("free_orphans: counted, the pool's lock is held");
     pthread_mutex_unlock(&s->pool_lock);
     sd_count_sub(lane->counters, blocks_used, found);
     sd_count_add(lane->counters, repaired_blocks, found);

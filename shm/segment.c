@@ -216,10 +216,12 @@ sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
         sd_repair_begin(s);
     s->tag = s->header->epoch << SD_LINK_TAG_SHIFT;
     __atomic_store_n(&s->header->clean, 0, __ATOMIC_SEQ_CST);
+    SD_KILL_POINT("store_attach: not clean any more");
     set_gauges(s, options);
     if (s->repair.alone)
         while (sd_store_repair(&s->lanes[0], 0))
             ;
+    SD_KILL_POINT("store_attach: about to serve");
     *store = s;
     *reason = NULL;
     return SD_OK;
@@ -235,12 +237,14 @@ void sd_store_detach(sd_store_t **store)
     *store = NULL;
     for (i = 0; i < s->lane_count; i++)
         sd_blocks_flush(&s->lanes[i]);
+    SD_KILL_POINT("store_detach: lists flushed, not clean");
     /* A repair that was not finished leaves blocks that no list has, and so do
      * chains and references that someone still holds: then the segment counts
      * as left uncleanly, and the next process looks for them. */
     if (s->repair.phase == SD_REPAIR_NONE && atomic_load(&s->incoming) == 0
         && atomic_load(&s->detached) == 0)
         __atomic_store_n(&s->header->clean, 1, __ATOMIC_SEQ_CST);
+    SD_KILL_POINT("store_detach: clean");
     for (i = 0; i < SD_LOCKS; i++)
         pthread_mutex_destroy(&s->locks[i].mutex);
     pthread_mutex_destroy(&s->pool_lock);

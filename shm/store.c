@@ -26,6 +26,7 @@ sd_status_t sd_store_get(sd_lane_t *lane, const void *key, size_t key_len, uint6
         if (item->expiry <= now) {
             sd_index_remove(s, bucket, link, block);
             free_it = sd_index_detach(s, block);
+            SD_KILL_POINT("store_get: expired value gone, its lock is held");
             sd_count_sub(lane->counters, sessions, 1);
             sd_count(lane->counters, expired);
             sd_count(lane->counters, read_expired);
@@ -46,6 +47,7 @@ sd_status_t sd_store_get(sd_lane_t *lane, const void *key, size_t key_len, uint6
         }
     }
     sd_shard_unlock(s, shard);
+    SD_KILL_POINT("store_get: pinned, or gone and not freed");
     if (free_it)
         sd_blocks_free(lane, block);
     return status;
@@ -68,13 +70,16 @@ sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, ui
         uint32_t rest = sd_link_next(s, chain->write);
 
         sd_link_set(s, chain->write, s->tag);
+        SD_KILL_POINT("store_put: spare blocks cut off");
         atomic_fetch_sub_explicit(&s->incoming, sd_blocks_free(lane, rest), memory_order_relaxed);
         chain->last = chain->write;
         chain->space -= spare * SD_BLOCK_BYTES;
         chain->blocks -= spare;
     }
     item->data_len = chain->data_len;
+    SD_KILL_POINT("store_put: length without an expiry");
     item->expiry = expiry;
+    SD_KILL_POINT("store_put: complete but for the version");
 
     sd_shard_lock(s, shard);
     old = sd_index_find(s, chain->hash, key, key_len, &link);
@@ -87,21 +92,26 @@ sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, ui
         sd_shard_unlock(s, shard);
         return SD_CONFLICT;
     }
-    item->version = atomic_fetch_add(&s->header->version, 1) + 1;
-    *version = item->version;
+    *version = atomic_fetch_add(&s->header->version, 1) + 1;
+    SD_KILL_POINT("store_put: version given out, not in the item");
+    item->version = *version;
+    SD_KILL_POINT("store_put: complete, not published");
     if (old != 0) {
         sd_index_replace(s, link, old, chain->head);
         free_old = sd_index_detach(s, old);
     }
     else
         sd_index_insert(s, bucket, chain->head);
+    SD_KILL_POINT("store_put: published, the shard's bound is old");
     sd_expiry_note(s, shard, expiry);
+    SD_KILL_POINT("store_put: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
 
     if (old == 0)
         sd_count(lane->counters, sessions);
     else if (was_dead)
         sd_count(lane->counters, expired);
+    SD_KILL_POINT("store_put: published, the old value is not freed");
     if (free_old)
         sd_blocks_free(lane, old);
     atomic_fetch_sub_explicit(&s->incoming, chain->blocks, memory_order_relaxed);
@@ -130,6 +140,7 @@ sd_status_t sd_store_delete(sd_lane_t *lane, const void *key, size_t key_len, ui
         else {
             sd_index_remove(s, bucket, link, block);
             free_it = sd_index_detach(s, block);
+            SD_KILL_POINT("store_delete: gone, the shard's lock is held");
             sd_count_sub(lane->counters, sessions, 1);
             if (dead)
                 sd_count(lane->counters, expired);
@@ -138,6 +149,7 @@ sd_status_t sd_store_delete(sd_lane_t *lane, const void *key, size_t key_len, ui
         }
     }
     sd_shard_unlock(s, shard);
+    SD_KILL_POINT("store_delete: gone, not freed");
     if (free_it)
         sd_blocks_free(lane, block);
     return status;

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_scenes.c: see the header. What is hard is to come by every point in few
+ * operations: so there is a store that is full, one that evicts, one that is
+ * damaged, and two whose repair has to be made before they serve.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kill_points.h"
+#include "kill_scenes.h"
+
+enum { OPERATIONS = 240, REPAIR_EVERY = 20 };
+
+/* ---- the scenes ---- */
+
+/* Every worker's keys, each written some times. */
+static void work(kill_site_t *s, uint32_t operations, bool let_go)
+{
+    uint32_t i, n;
+
+    for (i = 0; i < LEDGER_WORKERS; i++) {
+        ledger_worker_t w = ledger_worker(s->ledger, sd_store_lane(s->f.store, i), i, s->f.now, i);
+
+        for (n = 0; n < operations; n++)
+            assert_null(ledger_operate(&w));
+        if (let_go)
+            ledger_let_go(&w);
+    }
+}
+
+/* So many values that most lists of the index have several. They come first, so
+ * what is stored later leads to them. */
+static void crowd(kill_site_t *s)
+{
+    ledger_t *l = s->ledger;
+
+    for (; l->fillers < 400; l->fillers++) {
+        test_key_t key;
+
+        l->filler[l->fillers] = l->fillers;
+        key = ledger_filler_key(l, l->fillers);
+        put_ok(&s->f, &key, l->fillers, LEDGER_FILLER_BYTES, s->f.now + LEDGER_LIVE);
+    }
+}
+
+static void orderly_end(kill_site_t *s)
+{
+    crowd(s);
+    work(s, 300, true);
+    fixture_detach(&s->f);
+}
+
+static void death(kill_site_t *s)
+{
+    crowd(s);
+    work(s, 300, false);
+    fixture_die(&s->f);
+}
+
+/* Fillers until nothing more fits, each stored twice with another expiry: so
+ * the shards' bounds are too early. */
+static void fill(kill_site_t *s)
+{
+    ledger_t *l = s->ledger;
+    uint32_t n;
+
+    for (n = 0; n < LEDGER_FILLERS_MAX; n++) {
+        test_key_t key;
+
+        l->filler[n] = n;
+        key = ledger_filler_key(l, n);
+        if (put_try(&s->f, &key, n, LEDGER_FILLER_BYTES, s->f.now + 10) != SD_OK)
+            break;
+        put_ok(&s->f, &key, n, LEDGER_FILLER_BYTES,
+               s->scene->evict ? s->f.now + 1000 + n : s->f.now + LEDGER_LIVE);
+    }
+    assert_in_range(n, 100, LEDGER_FILLERS_MAX - 1);
+    l->fillers = n;
+    l->tight = true;
+}
+
+static void full(kill_site_t *s)
+{
+    uint32_t n;
+
+    work(s, 200, true);
+    fill(s);
+    for (n = 0; n < 30; n++) {
+        test_key_t key = ledger_filler_key(s->ledger, --s->ledger->fillers);
+
+        assert_int_equal(delete_key(&s->f, &key), SD_OK);
+    }
+    fixture_detach(&s->f);
+}
+
+static void evicting(kill_site_t *s)
+{
+    work(s, 200, true);
+    fill(s);
+    s->ledger->loose = s->ledger->fillers;
+    fixture_detach(&s->f);
+}
+
+/* Has filler `n` a bucket that no other key of this test ever uses? */
+static bool is_alone(const kill_site_t *s, uint32_t n)
+{
+    test_key_t key = ledger_filler_key(s->ledger, n), other;
+    uint32_t bucket = bucket_of_key(&s->f, &key), same = 0, i;
+
+    for (i = 0; i < ledger_key_count(s->ledger); i++) {
+        other = ledger_key(s->ledger, i);
+        same += bucket_of_key(&s->f, &other) == bucket;
+    }
+    return same == 1;
+}
+
+/* Items without a magic number, rings of one item, buckets that lead nowhere. */
+static void damaged(kill_site_t *s)
+{
+    enum { FILLERS = 9, BUCKETS = 2 };
+    ledger_t *l = s->ledger;
+    uint32_t n;
+
+    work(s, 300, false);
+    l->fillers = FILLERS + BUCKETS;
+    for (n = 0; n < FILLERS + BUCKETS; n++)
+        for (l->filler[n] = n; !is_alone(s, n); l->filler[n] += FILLERS + BUCKETS)
+            ;
+    for (n = 0; n < FILLERS; n++) {
+        test_key_t key = ledger_filler_key(l, n);
+        sd_item_t *item;
+
+        put_ok(&s->f, &key, n, LEDGER_FILLER_BYTES, s->f.now + LEDGER_LIVE);
+        item = sd_item(s->f.store, item_of(&s->f, &key));
+        if (n % 3 != 0)
+            item->magic = 0;
+        if (n % 3 != 1)
+            item->next = item_of(&s->f, &key);
+    }
+    for (; n < FILLERS + BUCKETS; n++) { /* such a key must never be asked for */
+        test_key_t key = ledger_filler_key(l, n);
+
+        atomic_store(&s->f.store->buckets[bucket_of_key(&s->f, &key)], SD_LINK_NEXT);
+    }
+    l->fillers = l->loose = FILLERS;
+    l->damaged = FILLERS + BUCKETS;
+    fixture_die(&s->f);
+}
+
+/* So many processes died before they had repaired that one tag is left. */
+static void last_tag(kill_site_t *s)
+{
+    uint32_t n;
+
+    work(s, 300, false);
+    fixture_die(&s->f);
+    for (n = 0; n < SD_EPOCH_MAX - 2; n++) {
+        fixture_attach(&s->f, LEDGER_WORKERS + 1, false);
+        work(s, 10, false);
+        fixture_die(&s->f);
+    }
+}
+
+/* ... and the one that got it died over its repair, too. */
+static void last_tag_again(kill_site_t *s)
+{
+    uint32_t n;
+
+    last_tag(s);
+    for (n = 0; n < kill_point_count(); n++)
+        if (strncmp(kill_point_name(n), "repair_shard:", 13) == 0)
+            break;
+    assert_true(n < kill_point_count());
+    kill_points_arm(n, 1, NULL);
+    assert_true(site_live_and_die(s, 1, false));
+}
+
+const scene_t kill_scenes[] = {
+    { "after an orderly end", orderly_end, false, false },
+    { "after a death", death, false, false },
+    { "full", full, false, false },
+    { "evicting", evicting, true, false },
+    { "damaged", damaged, false, true },
+    { "with the last tag", last_tag, false, false },
+    { "with the last tag again", last_tag_again, false, false },
+};
+const uint32_t kill_scene_count = sizeof kill_scenes / sizeof *kill_scenes;
+
+void site_open(kill_site_t *s, const scene_t *scene)
+{
+    memset(s, 0, sizeof *s);
+    s->scene = scene;
+    fixture_map(&s->f, MIB, 8);
+    fixture_format(&s->f);
+    fixture_attach(&s->f, LEDGER_WORKERS + 1, false);
+    s->ledger = ledger_map();
+    kill_points_reset();
+    scene->prepare(s);
+    s->base = malloc(s->f.mapped);
+    assert_non_null(s->base);
+    memcpy(s->base, s->f.map, s->f.mapped);
+    s->base_ledger = *s->ledger;
+}
+
+void site_close(kill_site_t *s)
+{
+    free(s->base);
+    ledger_unmap(&s->ledger);
+    fixture_unmap(&s->f);
+}
+
+void site_rewind(kill_site_t *s)
+{
+    memcpy(s->f.map, s->base, s->f.mapped);
+    *s->ledger = s->base_ledger;
+}
+
+/* ---- a life ---- */
+
+typedef struct company {
+    ledger_worker_t w;
+    _Atomic bool stop;
+    const char *wrong;
+} company_t;
+
+static void *keep_company(void *arg)
+{
+    company_t *c = arg;
+
+    while (!c->wrong && !atomic_load(&c->stop))
+        c->wrong = ledger_operate(&c->w);
+    return NULL;
+}
+
+const char *site_live(kill_site_t *s, uint64_t seed, bool company)
+{
+    sd_store_options_t options = { LEDGER_WORKERS + 1, s->scene->evict, s->f.counters };
+    ledger_worker_t w[LEDGER_WORKERS];
+    company_t other = { .wrong = NULL };
+    uint32_t mine = company ? LEDGER_WORKERS - 1 : LEDGER_WORKERS, i, n;
+    const char *wrong = NULL;
+    pthread_t thread;
+    sd_lane_t *keeper;
+
+    memset(s->f.counters, 0, sizeof s->f.counters);
+    if (sd_store_attach(&s->f.store, s->f.raw, s->f.size, &options, &wrong) != SD_OK)
+        return wrong;
+    keeper = sd_store_lane(s->f.store, LEDGER_WORKERS);
+    while (s->scene->repair_first && sd_store_repair(keeper, s->f.now))
+        ;
+    for (i = 0; i < LEDGER_WORKERS; i++)
+        w[i] = ledger_worker(s->ledger, sd_store_lane(s->f.store, i), i, s->f.now,
+                             seed * LEDGER_WORKERS + i);
+    other.w = w[mine % LEDGER_WORKERS];
+    if (company && pthread_create(&thread, NULL, keep_company, &other) != 0)
+        return "no thread";
+    for (n = 0; n < OPERATIONS && !wrong; n++) {
+        wrong = ledger_operate(&w[n % mine]);
+        if (n % REPAIR_EVERY == 0)
+            sd_store_repair(keeper, s->f.now);
+    }
+    atomic_store(&other.stop, true);
+    if (company && pthread_join(thread, NULL) != 0)
+        wrong = "no end of a thread";
+    if (company) {
+        wrong = wrong ? wrong : other.wrong;
+        ledger_let_go(&other.w);
+    }
+    for (i = 0; i < mine; i++)
+        ledger_let_go(&w[i]);
+    sd_store_detach(&s->f.store);
+    return wrong;
+}
+
+bool site_live_and_die(kill_site_t *s, uint64_t seed, bool company)
+{
+    pid_t pid = fork();
+    int status = 0;
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        const char *wrong;
+
+        alarm(120);
+        wrong = site_live(s, seed, company);
+        if (wrong)
+            snprintf(s->ledger->failure, sizeof s->ledger->failure, "%s", wrong);
+        _exit(wrong ? 1 : 0);
+    }
+    kill_points_reset();
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+        return true;
+    if (status != 0)
+        fail_msg("the process failed: %s (status %x)", s->ledger->failure, (unsigned)status);
+    return false;
+}

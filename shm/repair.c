@@ -128,6 +128,8 @@ static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
     const sd_item_t *item = sd_item(s, block);
     unsigned char key[SD_KEY_MAX];
     uint32_t want, n = 0, present = 0, at;
+    /* who published an item here had its blocks before, so this is high enough */
+    uint32_t fresh = __atomic_load_n(&s->header->fresh, __ATOMIC_RELAXED);
     uint64_t hash;
 
     if (item->magic != SD_ITEM_MAGIC || item->key_len == 0 || item->version == 0
@@ -137,7 +139,7 @@ static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
     for (at = block; at != 0; n++) {
         uint32_t word;
 
-        if (at > s->block_count || n == want)
+        if (at >= fresh || n == want)
             return false;
         word = atomic_load_explicit(&s->links[at], memory_order_relaxed);
         if (sd_link_is_free(word))

@@ -349,6 +349,31 @@ static void a_bent_chain_does_not_share_new_blocks(void **state)
     }
 }
 
+/* Blocks from the header's mark on count as never used, and are given out as
+ * such: so an item that has one goes. */
+static void blocks_that_the_header_calls_fresh_are_in_no_item(void **state)
+{
+    scene_t c;
+    uint32_t i;
+
+    (void)state;
+    scene_open(&c);
+    addresses(&c)->header->fresh = c.items[0] + 1; /* the head of the first, not its second block */
+    fixture_attach(&c.f, 1, false);
+    fixture_repair(&c.f);
+    assert_clean(c.f.store);
+    assert_int_equal(item_of(&c.f, &c.listed[0]), 0);
+    for (i = 1; i < LISTED; i++)
+        assert_value(&c.f, &c.listed[i], i, length_of(i));
+    for (i = 0; i < OTHERS; i++)
+        assert_int_equal(item_of(&c.f, &c.others[i]), 0);
+    assert_int_equal(counter_sum(&c.f, repaired_items), 1 + OTHERS);
+    fill_up(&c.f, 100000, c.f.now + LIVE);
+    for (i = 1; i < LISTED; i++)
+        assert_value(&c.f, &c.listed[i], i, length_of(i));
+    fixture_close(&c.f);
+}
+
 /* Any noise in the index, the links and the items: afterwards the store is
  * clean, and what is there is whole. */
 static void any_noise_is_repaired(void **state)
@@ -416,6 +441,7 @@ int main(void)
         cmocka_unit_test(circles_end_also_when_a_repair_is_made_again),
         cmocka_unit_test(damaged_items_are_counted),
         cmocka_unit_test(a_bent_chain_does_not_share_new_blocks),
+        cmocka_unit_test(blocks_that_the_header_calls_fresh_are_in_no_item),
         cmocka_unit_test(any_noise_is_repaired),
     };
 

@@ -120,7 +120,8 @@ const char *sd_segment_map(sd_store_t *s, void *raw, uint64_t size)
         || want.links_at != h->links_at || want.blocks_at != h->blocks_at)
         return "the segment's tables do not fit its size";
     if (h->epoch < 1 || h->epoch > SD_EPOCH_MAX || h->repaired_epoch < 1
-        || h->repaired_epoch > SD_EPOCH_MAX || h->fresh < 1 || h->fresh > h->blocks + 1)
+        || h->repaired_epoch > SD_EPOCH_MAX || h->fresh < 1 || h->fresh > h->blocks + 1
+        || atomic_load(&h->version) > INT64_MAX)
         return "the segment's header holds an impossible value";
 
     s->header = h;

@@ -195,6 +195,12 @@ static void impossible_header_values_are_refused(void **state)
     REFUSED(fresh, h->blocks + 2);
     REFUSED(fresh, UINT32_MAX);
 #undef REFUSED
+    /* versions would soon come to those that have a meaning of their own */
+    atomic_store(&h->version, UINT64_MAX);
+    assert_non_null(strstr(refusal(&f, f.size, 1), "impossible value"));
+    atomic_store(&h->version, INT64_MAX + UINT64_C(1));
+    assert_non_null(strstr(refusal(&f, f.size, 1), "impossible value"));
+    atomic_store(&h->version, 0);
     fixture_attach(&f, 1, false);
     fixture_close(&f);
 }

@@ -217,7 +217,7 @@ static void repair_shard(sd_lane_t *lane, uint32_t shard)
     for (bucket = first; bucket < first + SD_SHARD_BUCKETS; bucket++)
         items += repair_bucket(lane, bucket, &min);
     /* The count that a death left may be one too low, and have gone below 0. */
-    sd_count_add(lane->counters, sessions, (int64_t)(int32_t)(items - sd_shard_items(s, shard)));
+    sd_count_add(lane->counters, sessions, (int64_t)items - (int32_t)sd_shard_items(s, shard));
     SD_KILL_POINT("repair_shard: tagged, the count is old");
     sd_shard_set_items(s, shard, items);
     SD_KILL_POINT("repair_shard: counted, the bound is old");

@@ -158,8 +158,8 @@ static void set_gauges(sd_store_t *s, const sd_store_options_t *o)
     uint64_t items = 0;
     uint32_t i;
 
-    for (i = 0; i < s->shard_count; i++)
-        items += atomic_load(&s->shards[i].items);
+    for (i = 0; i < s->shard_count; i++) /* a death may have left a count below 0: repair_shard */
+        items += (uint64_t)(int32_t)atomic_load(&s->shards[i].items);
     for (i = 0; i < o->lanes; i++) {
         atomic_store(&o->counters[i].sessions, i == 0 ? items : 0);
         atomic_store(&o->counters[i].blocks_used,

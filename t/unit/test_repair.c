@@ -384,6 +384,33 @@ static void a_count_that_was_too_low_comes_right(void **state)
     }
 }
 
+/* ... and the process that took it there dies, too. */
+static void a_count_below_zero_comes_right(void **state)
+{
+    test_key_t a = numbered_key(1, 0), b = numbered_key(2, 0);
+    sd_usage_t usage;
+    uint32_t shard;
+    fixture_t f;
+
+    (void)state;
+    fixture_open(&f, 4 * MIB, 1, false);
+    put_ok(&f, &a, 1, 100, f.now + LIVE);
+    put_ok(&f, &b, 2, 100, f.now + LIVE);
+    shard = sd_shard_of(f.store, bucket_of_key(&f, &a));
+    assert_int_not_equal(shard, sd_shard_of(f.store, bucket_of_key(&f, &b)));
+    f.store->shards[shard].items = 0;
+    fixture_die(&f);
+    fixture_attach(&f, 1, false);
+    assert_int_equal(delete_key(&f, &a), SD_OK);
+    fixture_die(&f);
+    fixture_attach(&f, 1, false);
+    sd_store_usage(f.store, &usage);
+    assert_true(usage.items <= 1);
+    fixture_repair(&f);
+    assert_int_equal(sessions(&f), 1);
+    fixture_close(&f);
+}
+
 /* An orderly end in the middle: the next process begins the repair again. */
 static void detaching_during_a_repair(void **state)
 {
@@ -450,6 +477,7 @@ int main(void)
         cmocka_unit_test(many_deaths_without_a_repair),
         cmocka_unit_test(the_last_tag_is_not_used_up),
         cmocka_unit_test(a_count_that_was_too_low_comes_right),
+        cmocka_unit_test(a_count_below_zero_comes_right),
         cmocka_unit_test(detaching_during_a_repair),
         cmocka_unit_test(orphans_of_a_full_store),
     };

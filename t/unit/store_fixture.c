@@ -343,7 +343,14 @@ test_key_t key_in_shard(const fixture_t *f, uint32_t shard, uint32_t *n)
 
 dice_t dice_new(uint64_t seed)
 {
-    dice_t d = { mix(seed) | 1 };
+    dice_t d = { mix(seed) | 1, NULL, 0 };
+
+    return d;
+}
+
+dice_t dice_of_bytes(const void *bytes, size_t n)
+{
+    dice_t d = { 1, bytes, n };
 
     return d;
 }
@@ -354,8 +361,23 @@ uint64_t dice_roll(dice_t *d)
     return mix(d->state);
 }
 
+/* As few bytes as a number below `n` needs. */
+static uint32_t next_fall(dice_t *d, uint32_t n)
+{
+    uint32_t range, fall = 0;
+
+    for (range = n - 1; n > 0 && range > 0; range >>= 8)
+        if (d->left > 0) {
+            fall = fall << 8 | *d->bytes++;
+            d->left--;
+        }
+    return n > 0 ? fall % n : 0;
+}
+
 uint32_t dice_below(dice_t *d, uint32_t n)
 {
+    if (d->bytes)
+        return next_fall(d, n);
     return (uint32_t)(((dice_roll(d) >> 32) * n) >> 32);
 }
 

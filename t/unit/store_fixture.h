@@ -108,9 +108,14 @@ test_key_t key_in_shard(const fixture_t *f, uint32_t shard, uint32_t *n);
 
 typedef struct dice {
     uint64_t state;
+    const uint8_t *bytes; /* what dice_below takes from, NULL = chance */
+    size_t left;
 } dice_t;
 
 dice_t dice_new(uint64_t seed);
+/* Dice whose falls somebody has written down: dice_below takes each from the
+ * front, and 0 when all are spent. */
+dice_t dice_of_bytes(const void *bytes, size_t n);
 uint64_t dice_roll(dice_t *d);
 uint32_t dice_below(dice_t *d, uint32_t n); /* 0 to n - 1 */
 

@@ -97,6 +97,14 @@ static void expect_full(model_t *m, const sd_lane_t *lane, uint32_t more, bool l
     }
 }
 
+/* What a value that replaces nothing has taken was not of the last 1%. */
+static void expect_reserve_kept(const model_t *m)
+{
+    const sd_store_t *s = m->f->store;
+
+    assert_true(s->header->pool_count + s->block_count + 1 - s->header->fresh >= s->reserve);
+}
+
 static void finish_put(model_t *m, sd_lane_t *lane, sd_chain_t *chain, uint32_t key, uint64_t seed,
                        uint32_t len)
 {
@@ -147,6 +155,8 @@ static void op_put(model_t *m)
         status = sd_chain_append(lane, &chain, m->bytes, len, m->f->now);
     }
     if (status == SD_OK) {
+        if (!live)
+            expect_reserve_kept(m);
         finish_put(m, lane, &chain, number, seed, len);
         return;
     }
@@ -186,14 +196,48 @@ static void op_get(model_t *m, bool hold)
     sd_ref_release(lane, &ref);
 }
 
+/* Reads on in a value that is held, as a slow client does: at most `most` bytes
+ * in at most `max` vectors. */
+static void read_on(model_t *m, model_hold_t *h, uint32_t most, int max)
+{
+    struct iovec iov[4];
+    size_t bytes, n, sum = 0, at = h->len - h->ref.left;
+    int i, vectors = sd_ref_iov(any_lane(m), &h->ref, iov, max, &bytes);
+
+    assert_true(vectors <= max && bytes <= h->ref.left);
+    assert_true(bytes > 0 || h->ref.left == 0);
+    value_fill(m->bytes, h->len, h->seed);
+    n = bytes < most ? bytes : most;
+    for (i = 0; i < vectors && sum < n; i++) {
+        size_t here = iov[i].iov_len < n - sum ? iov[i].iov_len : n - sum;
+
+        assert_memory_equal(iov[i].iov_base, m->bytes + at + sum, here);
+        sum += here;
+    }
+    assert_int_equal(sum, n);
+    sd_ref_advance(any_lane(m), &h->ref, n);
+    assert_int_equal(h->len - h->ref.left, at + n);
+}
+
+static void op_read_on(model_t *m)
+{
+    model_hold_t *h = &m->holds[dice_below(&m->dice, MODEL_HOLDS)];
+    uint32_t most = 1 + dice_below(&m->dice, h->ref.left + 1);
+    int max = 1 + (int)dice_below(&m->dice, 4);
+
+    if (h->ref.head != 0)
+        read_on(m, h, most, max);
+}
+
 static void release(model_t *m, model_hold_t *h)
 {
-    sd_lane_t *lane = any_lane(m);
-
     if (h->ref.head == 0)
         return;
-    assert_true(ref_shows(lane, &h->ref, h->seed, h->len));
-    sd_ref_release(lane, &h->ref);
+    if (h->ref.left == h->len)
+        assert_true(ref_shows(any_lane(m), &h->ref, h->seed, h->len));
+    while (h->ref.left > 0)
+        read_on(m, h, h->ref.left, 4);
+    sd_ref_release(any_lane(m), &h->ref);
 }
 
 static void op_delete(model_t *m)
@@ -281,16 +325,21 @@ void model_operate(model_t *m)
         op_get(m, false);
     else if (kind < 66)
         op_get(m, true);
-    else if (kind < 74)
+    else if (kind < 72)
         release(m, &m->holds[dice_below(&m->dice, MODEL_HOLDS)]);
-    else if (kind < 82)
+    else if (kind < 76)
+        op_read_on(m);
+    else if (kind < 83)
         op_delete(m);
     else if (kind < 95)
         op_chain(m);
     else if (kind < 98)
         m->f->now += dice_below(&m->dice, m->ttl / 1000 + 2);
-    else
-        sd_store_sweep(any_lane(m), m->f->now, dice_below(&m->dice, 2000));
+    else {
+        sd_lane_t *lane = any_lane(m);
+
+        sd_store_sweep(lane, m->f->now, dice_below(&m->dice, 2000));
+    }
 }
 
 void model_verify(model_t *m)
@@ -317,13 +366,12 @@ void model_verify(model_t *m)
     assert_int_equal(counter_sum(m->f, repaired_items), 0);
 }
 
-void model_die(model_t *m, uint32_t lanes)
+/* The next process: sums over lanes of the old one stay; gauges of lanes that it
+ * no longer has go. */
+static void succeed(model_t *m, uint32_t lanes)
 {
     uint32_t i;
 
-    note_evictions(m);
-    fixture_die(m->f);
-    /* sums over lanes of the old process stay; gauges of lanes it no longer has go */
     for (i = lanes; i < m->f->lanes; i++) {
         atomic_fetch_add(&m->f->counters[0].expired, atomic_exchange(&m->f->counters[i].expired, 0));
         atomic_fetch_add(&m->f->counters[0].evicted, atomic_exchange(&m->f->counters[i].evicted, 0));
@@ -331,7 +379,38 @@ void model_die(model_t *m, uint32_t lanes)
     fixture_attach(m->f, lanes, m->f->evict);
     memset(m->holds, 0, sizeof m->holds);
     memset(m->chains, 0, sizeof m->chains);
-    m->repairing = true;
+    m->repairing = m->f->store->repair.phase != SD_REPAIR_NONE;
+}
+
+void model_die(model_t *m, uint32_t lanes)
+{
+    note_evictions(m);
+    fixture_die(m->f);
+    succeed(m, lanes);
+}
+
+static void let_go(model_t *m)
+{
+    uint32_t i;
+
+    for (i = 0; i < MODEL_HOLDS; i++)
+        release(m, &m->holds[i]);
+    for (i = 0; i < MODEL_CHAINS; i++)
+        sd_chain_discard(any_lane(m), &m->chains[i].chain);
+}
+
+void model_restart(model_t *m, uint32_t lanes, bool let_all_go)
+{
+    bool whole;
+
+    note_evictions(m);
+    if (let_all_go)
+        let_go(m);
+    whole = !m->repairing && atomic_load(&m->f->store->incoming) == 0
+            && atomic_load(&m->f->store->detached) == 0;
+    fixture_detach(m->f);
+    succeed(m, lanes);
+    assert_int_equal(m->repairing || m->f->store->repair.alone, !whole);
 }
 
 void model_settle(model_t *m)
@@ -339,10 +418,7 @@ void model_settle(model_t *m)
     uint64_t blocks = 0, live = 0;
     uint32_t i;
 
-    for (i = 0; i < MODEL_HOLDS; i++)
-        release(m, &m->holds[i]);
-    for (i = 0; i < MODEL_CHAINS; i++)
-        sd_chain_discard(any_lane(m), &m->chains[i].chain);
+    let_go(m);
     while (m->repairing)
         m->repairing = sd_store_repair(any_lane(m), m->f->now);
     sd_store_sweep(m->f->lane, m->f->now, UINT32_MAX);

@@ -59,6 +59,9 @@ void model_operate(model_t *m);
 void model_verify(model_t *m);
 /* The process dies at this moment and another one attaches. */
 void model_die(model_t *m, uint32_t lanes);
+/* The process ends in order, or nearly so: with what is held not let go, its
+ * blocks are lost to the next one, which must notice and repair. */
+void model_restart(model_t *m, uint32_t lanes, bool let_all_go);
 /* Lets go of all references and chains, sweeps, and compares every number. */
 void model_settle(model_t *m);
 void model_close(model_t *m);

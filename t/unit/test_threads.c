@@ -300,7 +300,7 @@ static void repairing_beside_the_threads(void **state)
 
         round_of_threads(&field, 10 + round, play);
         for (i = 0; i < 30; i++) { /* what is lost with this process */
-            test_key_t key = numbered_key(dice_below(&(dice_t){ round * 100 + i }, 600), 0);
+            test_key_t key = numbered_key(dice_below(&(dice_t){ .state = round * 100 + i }, 600), 0);
 
             sd_store_get(field.f.lane, key.bytes, key.len, atomic_load(&field.now), &ref);
             if (sd_chain_open(field.f.lane, &chain, key.bytes, key.len, atomic_load(&field.now))

@@ -40,8 +40,10 @@ SessiondThreads 2
 END
 $h->allow_log(qr/exit signal Killed|session process.*(?:kill|signal|ended|died|exit)/i);
 my $port = $h->port;
-like(`$filler -d extended -p $port -c 16 -k $SESSIONS -s $BYTES -F`, qr/^filled=$SESSIONS errors=0$/,
+# stores all, then reads some of them
+like(`$filler -d extended -p $port -c 16 -k $SESSIONS -s $BYTES -f -r 100 -t 0.1`, qr/ misses=0 errors=0\b/,
     "$SESSIONS sessions of $BYTES bytes in $MEMORY");
+is($h->value('Sessions'), $SESSIONS, '... and they are counted');
 
 # Others store meanwhile, so that something is under way when it dies.
 my $load    = Sessiond::Test::Load->new(addr => $port, clients => 6, extended => 0.5, rate => 300)->start;

@@ -36,6 +36,34 @@ AC_DEFUN([SD_COMPILER_FLAGS], [
   AC_SUBST([SD_CFLAGS])
 ])
 
+# SD_FUZZING: to be called before SD_SANITIZERS, whose default it changes. The
+# code is compiled so that libFuzzer sees its branches; its main comes in when
+# the fuzz targets are linked.
+AC_DEFUN([SD_FUZZING], [
+  AC_ARG_ENABLE([fuzzing],
+    [AS_HELP_STRING([--enable-fuzzing], [make the fuzz targets with libFuzzer (clang), and no other test])],
+    [], [enable_fuzzing=no])
+  AM_CONDITIONAL([FUZZING], [test "$enable_fuzzing" != no])
+  FUZZER_CFLAGS=
+  FUZZER_LDFLAGS=
+  AS_IF([test "$enable_fuzzing" != no], [
+    FUZZER_CFLAGS=-fsanitize=fuzzer-no-link
+    FUZZER_LDFLAGS=-fsanitize=fuzzer
+    AC_MSG_CHECKING([whether $CC links with $FUZZER_LDFLAGS])
+    sd_save_CFLAGS=$CFLAGS
+    CFLAGS="$CFLAGS $FUZZER_LDFLAGS"
+    AC_LINK_IFELSE([AC_LANG_SOURCE([[
+      int LLVMFuzzerTestOneInput(const unsigned char *, unsigned long);
+      int LLVMFuzzerTestOneInput(const unsigned char *at, unsigned long n) { return n > 0 && *at > 1; }]])],
+      [AC_MSG_RESULT([yes])],
+      [AC_MSG_RESULT([no])
+       AC_MSG_ERROR([libFuzzer is missing. It comes with clang (say CC=clang); its library is in
+  Debian's and Ubuntu's package libclang-rt-dev, or libclang-rt-14-dev for clang 14])])
+    CFLAGS=$sd_save_CFLAGS])
+  AC_SUBST([FUZZER_CFLAGS])
+  AC_SUBST([FUZZER_LDFLAGS])
+])
+
 # SD_SANITIZERS: instruments everything. The unit tests are linked with the
 # runtime; httpd itself is not, so for the tests that load the module it must
 # be preloaded, which SANITIZER_PRELOAD is for (gcc's runtime is a shared one).
@@ -44,7 +72,7 @@ AC_DEFUN([SD_SANITIZERS], [
     [AS_HELP_STRING([--enable-sanitizers@<:@=LIST@:>@],
       [instrument with these sanitizers (default LIST: address,undefined)])],
     [AS_IF([test "$enableval" = yes], [enable_sanitizers=address,undefined])],
-    [enable_sanitizers=no])
+    [AS_IF([test "$enable_fuzzing" = no], [enable_sanitizers=no], [enable_sanitizers=address,undefined])])
   SANITIZER_FLAGS=
   SANITIZER_PRELOAD=
   AS_IF([test "$enable_sanitizers" != no], [

@@ -3,8 +3,9 @@
 #
 # registered.t: no file is silently forgotten. A test that Makefile.am does not
 # name is never run, and any other file it does not name is missing from the
-# release; so every file of the tree must stand there, and a name there must
-# have its file. (make itself complains only about the second, and late.)
+# release; so every file of the tree must stand there, itself or the directory
+# that is released whole, and a name there must have its file. (make itself
+# complains only about the second, and late.)
 use v5.36;
 use Test::More;
 use FindBin;
@@ -44,8 +45,25 @@ for my $path (files(qr{^t/(?:lint|wire|httpd|php)/.*\.t$})) {
     ok($lists{"${kind}_tests"}{$path}, "$path is run: it is in ${kind}_tests");
 }
 
+# A fuzz target is run over each file of its own directory, whatever their names.
+my %targets = map { m{^t/fuzz/fuzz_(\w+)$} ? ($1 => 1) : () } keys %{ $lists{fuzz_tests} };
+my %corpora = map { m{^t/fuzz/corpus/(\w+)/[^/]+$} ? ($1 => 1) : ("a stray file $_" => 1) } files(qr{^t/fuzz/corpus/});
+for my $path (grep { slurp($_) =~ /^int LLVMFuzzerTestOneInput\([^;]*$/m } files(qr{^t/fuzz/\w+\.c$})) {
+    my ($target) = $path =~ m{^t/fuzz/fuzz_(\w+)\.c$};
+    ok(defined $target && $targets{$target}, "$path is run: it is in fuzz_tests, as fuzz_NAME");
+}
+is_deeply([sort keys %corpora], [sort keys %targets], 'every fuzz target has its corpus, and every corpus its target');
+
+sub is_in_named_directory ($path) {
+    while ($path =~ s{/[^/]+$}{}) {
+        return 1 if $lists{EXTRA_DIST}{$path};
+    }
+    return 0;
+}
+
 my @unnamed = grep {
-    !$named{$_} && !$IMPLIED{$_} && !$LEFT_OUT{$_} && !(m{^(t/(?:unit|bench)/\w+)\.c$} && $named{$1})
+    !$named{$_} && !$IMPLIED{$_} && !$LEFT_OUT{$_} && !(m{^(t/(?:unit|bench|fuzz)/\w+)\.c$} && $named{$1})
+        && !is_in_named_directory($_)
 } files(qr{.});
 is_deeply(\@unnamed, [], 'every file of the tree is named in Makefile.am')
     or diag("add each to the list it belongs to, or to EXTRA_DIST: @unnamed");

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <string.h>
 
 #include <apr_strings.h>
@@ -20,37 +21,30 @@
 #define REPAIR_STEPS 8
 #define LOG_EVERY_MS 60000u
 
-static uint64_t sum_full(const sd_server_t *server)
+/* Over all slots; `at` is the counter's offset in one. */
+static uint64_t sum_at(const sd_server_t *server, size_t at)
 {
     uint64_t n = 0;
     uint32_t i;
 
     for (i = 0; i < SD_LANES_MAX; i++)
-        n += atomic_load_explicit(&server->board->slot[i].refused_full, memory_order_relaxed);
+        n += __atomic_load_n((const uint64_t *)(const void *)((const char *)&server->board->slot[i] + at),
+                             __ATOMIC_RELAXED);
     return n;
 }
 
-static uint64_t sum_repaired(const sd_server_t *server, bool items)
-{
-    uint64_t n = 0;
-    uint32_t i;
-
-    for (i = 0; i < SD_LANES_MAX; i++)
-        n += atomic_load_explicit(items ? &server->board->slot[i].repaired_items
-                                        : &server->board->slot[i].repaired_blocks,
-                                  memory_order_relaxed);
-    return n;
-}
+#define SUM(server, field) sum_at(server, offsetof(sd_counters_t, field))
 
 void sd_keeper_setup(sd_keeper_t *k, sd_server_t *server)
 {
     memset(k, 0, sizeof *k);
     k->server = server;
     k->lane = sd_store_lane(server->store, 0);
-    k->full_seen = sum_full(server);
+    k->full.seen = SUM(server, refused_full);
+    k->accepts.seen = SUM(server, accept_errors);
     k->repair_began = sd_clock_ms();
-    k->repaired_items = sum_repaired(server, true);
-    k->repaired_blocks = sum_repaired(server, false);
+    k->repaired_items = SUM(server, repaired_items);
+    k->repaired_blocks = SUM(server, repaired_blocks);
     k->repairing = sd_store_repair(k->lane, k->repair_began);
 }
 
@@ -71,24 +65,43 @@ static void repair(sd_keeper_t *k, uint64_t now)
     apr_snprintf(text, sizeof text,
                  "%" APR_UINT64_T_FMT " orphan blocks returned, %" APR_UINT64_T_FMT
                  " damaged sessions dropped, in %" APR_UINT64_T_FMT " ms",
-                 sum_repaired(k->server, false) - k->repaired_blocks,
-                 sum_repaired(k->server, true) - k->repaired_items, sd_clock_ms() - k->repair_began);
+                 SUM(k->server, repaired_blocks) - k->repaired_blocks,
+                 SUM(k->server, repaired_items) - k->repaired_items, sd_clock_ms() - k->repair_began);
     sd_board_text_set(k->server->board->last_repair, text);
     sd_log(NOTICE, 0, "repaired the store after an unclean end: %s", text);
 }
 
-/* One line a minute, however many stores are refused. */
+/* By how much it has grown since it was last told of; 0: nothing to tell now. */
+static uint64_t is_news(sd_told_t *told, uint64_t sum, uint64_t now)
+{
+    uint64_t grown = sum - told->seen;
+
+    if (grown == 0 || (told->logged && now - told->logged < LOG_EVERY_MS))
+        return 0;
+    told->seen = sum;
+    told->logged = now;
+    return grown;
+}
+
 static void look_at_memory(sd_keeper_t *k, uint64_t now)
 {
-    uint64_t full = sum_full(k->server);
+    uint64_t refused = is_news(&k->full, SUM(k->server, refused_full), now);
 
-    if (full == k->full_seen || (k->full_logged && now - k->full_logged < LOG_EVERY_MS))
-        return;
-    sd_log(WARNING, 0, "the session memory is full: %" APR_UINT64_T_FMT " stores refused; raise "
-           "SessiondMemory (needs a stop and start), lower SessiondExpiration, or set "
-           "SessiondWhenFull evict", full - k->full_seen);
-    k->full_seen = full;
-    k->full_logged = now;
+    if (refused > 0)
+        sd_log(WARNING, 0, "the session memory is full: %" APR_UINT64_T_FMT " stores refused; raise "
+               "SessiondMemory (needs a stop and start), lower SessiondExpiration, or set "
+               "SessiondWhenFull evict", refused);
+}
+
+static void look_at_accepts(sd_keeper_t *k, uint64_t now)
+{
+    uint64_t paused = is_news(&k->accepts, SUM(k->server, accept_errors), now);
+
+    if (paused > 0)
+        sd_log(WARNING, atomic_load(&k->server->accept_error), "connections cannot be accepted: paused %"
+               APR_UINT64_T_FMT " times for a tenth of a second, while clients wait in the queue; if "
+               "descriptors are lacking, raise their limit (ulimit -n, LimitNOFILE) or lower "
+               "SessiondMaxConnections", paused);
 }
 
 void sd_keeper_tick(sd_keeper_t *k, uint64_t now)
@@ -100,6 +113,7 @@ void sd_keeper_tick(sd_keeper_t *k, uint64_t now)
     k->next_look = now + 100;
     (void)sd_store_sweep(k->lane, now, SWEEP_BUCKETS);
     look_at_memory(k, now);
+    look_at_accepts(k, now);
 }
 
 /* ---- the check ---- */

@@ -9,13 +9,18 @@
 
 #include "server.h"
 
+/* A counter whose growth is told in the log, once a minute at most. */
+typedef struct sd_told {
+    uint64_t seen;   /* the counter when it was last told of */
+    uint64_t logged; /* ms, 0 = not yet */
+} sd_told_t;
+
 typedef struct sd_keeper {
     sd_server_t *server;
     sd_lane_t *lane;
     bool repairing;
     uint64_t repair_began; /* ms */
-    uint64_t full_logged;  /* ms, 0 = not yet */
-    uint64_t full_seen; /* counter when last looked at */
+    sd_told_t full, accepts;
     uint64_t repaired_items, repaired_blocks; /* at the beginning of the repair */
     uint64_t next_look;    /* ms */
 } sd_keeper_t;

@@ -85,8 +85,9 @@ static void poll_listeners(sd_loop_t *loop, bool yes)
     }
 }
 
-static void pause_accepting(sd_loop_t *loop)
+static void pause_accepting(sd_loop_t *loop, int err)
 {
+    atomic_store_explicit(&loop->server->accept_error, err, memory_order_relaxed);
     sd_count(loop->counters, accept_errors);
     poll_listeners(loop, false);
     loop->accept_again = loop->exec.now + ACCEPT_PAUSE_MS;
@@ -112,12 +113,10 @@ static bool accept_some(sd_loop_t *loop, sd_loop_listener_t *l)
         fd = sd_sys_accept(l->fd, (struct sockaddr *)(void *)&peer, &size,
                            SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-                pause_accepting(loop);
-            else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
-                sd_count(loop->counters, accept_errors);
-            if (errno == ECONNABORTED || errno == EINTR)
-                continue;
+            if (errno == ECONNABORTED || errno == EINTR || errno == EPERM || errno == EPROTO)
+                continue; /* that one is gone, or a firewall wants none of it */
+            if (errno != EAGAIN)
+                pause_accepting(loop, errno);
             return false;
         }
         if (l->transport == &sd_transport_tcp

@@ -44,6 +44,7 @@ typedef struct sd_server {
     struct sd_loop *loop[SD_THREADS_MAX];
     uint32_t loops;
     _Atomic uint32_t connections; /* open, over all loops */
+    _Atomic int accept_error;     /* the errno for which accepting paused last */
     atomic_bool closing; /* no loop accepts any more: whom one resets, no other may take in */
     sd_listener_set_t *listeners;
     sd_strangers_t strangers;

@@ -29,6 +29,7 @@ final class Connection
 
     /* EAGAIN of connect() on a Unix socket: its backlog is full just now. */
     private const EAGAIN = 11;
+    private const ETIMEDOUT = 110;
     private const BACKLOG_PAUSE_US = 2000;
 
     /** @var resource|null */
@@ -71,7 +72,8 @@ final class Connection
             if ($stream !== false) {
                 return new self($stream);
             }
-            if ($deadline->hasPassed()) {
+            /* PHP's own limit may be over a moment before ours */
+            if ($deadline->hasPassed() || $errno === self::ETIMEDOUT) {
                 throw $deadline->missed();
             }
             $busy = $dsn->isUnix() && $errno === self::EAGAIN;

@@ -55,7 +55,13 @@ my @peers = map { $_->[0] } grep { my $program = $_->[1]; grep { -x "$_/$program
 note('without memcached and Redis, which are not installed') unless @peers;
 my @floor = 'floor (no store)';
 
-my ($status, $text) = compare(qw(-n 1 -t 0.1 -w 0.02 -c 4 --keys 200 --sessions 2000 --megabytes 8 --idle 50));
+# A machine that stands still for the tenth of a second leaves a shape without
+# a figure, which compare takes for a failure: then it is run again.
+my ($status, $text);
+for (1 .. 3) {
+    ($status, $text) = compare(qw(-n 1 -t 0.1 -w 0.02 -c 4 --keys 200 --sessions 2000 --megabytes 8 --idle 50));
+    last if $status == 0;
+}
 is($status, 0, 'compare runs all shapes') or diag($text);
 my @sections = sections($text);
 

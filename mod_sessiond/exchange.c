@@ -284,7 +284,7 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
     room = sizeof loop->scratch - kept;
     iov[n].iov_base = loop->scratch + kept;
     iov[n].iov_len = room;
-    if (!c->ever_read || (loop->exec.hold_back && sd_wire_is_idle(&c->wire))) {
+    if (!c->ever_read || (loop->exec.hold_from != 0 && sd_wire_is_idle(&c->wire))) {
         got = c->transport->peek(c->fd, loop->scratch + kept, room);
         c->ever_read = got > 0;
         c->held = got > 0 ? (uint32_t)got : 0;

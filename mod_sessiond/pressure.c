@@ -24,14 +24,17 @@ void sd_pressure_setup(sd_loop_t *loop)
     atomic_store(&loop->pressure.oldest_since, UINT64_MAX);
 }
 
-static bool is_crowded(const sd_loop_t *loop)
+/* Must this connection's value wait? */
+static bool is_crowded_out(const sd_loop_t *loop, const sd_connection_t *c)
 {
-    return sd_store_is_crowded(loop->server->store);
+    uint32_t from = sd_store_hold_from(loop->server->store);
+
+    return from != 0 && sd_wire_size(&c->wire) >= from;
 }
 
 void sd_pressure_prepare(sd_loop_t *loop, const sd_connection_t *c)
 {
-    loop->exec.hold_back = !c->goes_first && is_crowded(loop);
+    loop->exec.hold_from = c->goes_first ? 0 : sd_store_hold_from(loop->server->store);
     loop->exec.patient = !c->asked && sd_store_detached(loop->server->store) > 0
                          && loop->exec.now >= loop->pressure.impatient_until
                          && !atomic_load(&loop->server->closing);
@@ -39,7 +42,7 @@ void sd_pressure_prepare(sd_loop_t *loop, const sd_connection_t *c)
 
 bool sd_pressure_holds_back(sd_loop_t *loop, const sd_connection_t *c)
 {
-    return !c->goes_first && sd_wire_is_taking(&c->wire) && is_crowded(loop)
+    return !c->goes_first && sd_wire_is_taking(&c->wire) && is_crowded_out(loop, c)
            && c->transport->pending(c->fd) < sd_wire_wanted(&c->wire);
 }
 
@@ -145,19 +148,22 @@ static sd_connection_t *first_of(const sd_loop_t *loop, uint8_t state)
     return c;
 }
 
-/* Those that can go on do, in order. Each reads at once, so the next look at
- * the quarter is true; one that must wait again has the others before it. */
+/* Those that can go on do, in order. Each reads at once, so that the next look
+ * at what incoming values hold is true. */
 static void resume_crowded(sd_loop_t *loop)
 {
-    sd_connection_t *c;
-    uint32_t n = atomic_load(&loop->server->pressure.paused);
-    bool no = false;
+    sd_connection_t *c, *next, *first = first_of(loop, SD_PAUSED_CROWDED);
 
-    for (; n > 0 && (c = first_of(loop, SD_PAUSED_CROWDED)); n--) {
-        if (is_crowded(loop)) {
-            if (!is_oldest_of_all(loop)
+    for (c = first; c; c = next) {
+        bool no = false;
+
+        next = c->paused_next;
+        if (c->state != SD_PAUSED_CROWDED)
+            continue;
+        if (is_crowded_out(loop, c)) {
+            if (c != first || !is_oldest_of_all(loop)
                 || !atomic_compare_exchange_strong(&loop->server->pressure.going_first, &no, true))
-                return;
+                continue;
             c->goes_first = true;
         }
         resume(loop, c);

@@ -3,9 +3,10 @@
  * pressure.h: who gives way when memory is short. Three rules, so that slow
  * clients hurt themselves only:
  *
- *  - values on their way in hold a quarter of the segment at most. Beyond it a
- *    loop stops reading from those whose value is not complete; the oldest of
- *    all goes on, one at a time, so that there is always one that can finish;
+ *  - values on their way in hold a quarter of the segment at most, those of no
+ *    more than a 256th of it three eighths. Beyond it a loop stops reading from
+ *    those whose value is not complete; the oldest of all goes on, one at a time,
+ *    so that there is always one that can finish;
  *  - while somebody waits, an incoming value must move: who sends less than
  *    64 KB in a second, and not the rest of the value either, is reset;
  *  - a store that finds the memory full makes every loop reset the clients that
@@ -46,9 +47,9 @@ typedef struct sd_loop_pressure {
 
 void sd_pressure_setup(struct sd_loop *loop);
 
-/* Fills in exec->hold_back and exec->patient for this connection's next feed. */
+/* Fills in exec->hold_from and exec->patient for this connection's next feed. */
 void sd_pressure_prepare(struct sd_loop *loop, const struct sd_connection *c);
-/* Reading on would take memory beyond the quarter, and would not end the value. */
+/* Reading on would take memory beyond its share, and would not end the value. */
 bool sd_pressure_holds_back(struct sd_loop *loop, const struct sd_connection *c);
 
 /* Puts a connection aside, in the state SD_PAUSED_CROWDED or SD_PAUSED_FULL, or

@@ -148,8 +148,11 @@ static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_
         return SD_AFTER_KEEP;
     case SD_PARSE_DONE:
         /* what is complete is published at once and holds nothing up */
-        if (exec->hold_back && has_value(&request) && request.data_len > len - request.head_len)
+        if (has_value(&request) && exec->hold_from != 0 && request.data_len >= exec->hold_from
+            && request.data_len > len - request.head_len) {
+            wire->size = request.data_len;
             return SD_AFTER_CROWDED;
+        }
         break;
     case SD_PARSE_BAD:
         if (!request.known)

@@ -32,8 +32,9 @@ typedef struct sd_exec {
     sd_counters_t *counters;
     const sd_limits_t *limits;
     uint64_t now; /* ms, the store's clock */
-    bool hold_back; /* begin no value whose bytes are not all there: SD_AFTER_CROWDED */
-    bool patient;   /* full memory is worth a second try: SD_AFTER_FULL, not a refusal */
+    uint32_t hold_from; /* begin no value of so many bytes that is not all there:
+                         * SD_AFTER_CROWDED; 0 = begin any */
+    bool patient;       /* full memory is worth a second try: SD_AFTER_FULL, not a refusal */
 } sd_exec_t;
 
 typedef enum { SD_PARSE_MORE, SD_PARSE_DONE, SD_PARSE_BAD } sd_parse_t;
@@ -68,7 +69,7 @@ typedef enum {
     SD_AFTER_CLOSE,  /* close in order: nothing more is expected */
     SD_AFTER_DRAIN,  /* half-close, read what still comes for a while, close in order */
     SD_AFTER_RESET,  /* reset: this is trouble, not an answer */
-    SD_AFTER_CROWDED, /* exec->hold_back: feed the rest again when it is over */
+    SD_AFTER_CROWDED, /* exec->hold_from: feed the rest again when it is over */
     SD_AFTER_FULL,    /* exec->patient: feed the rest again when others have given memory back */
     SD_AFTER_PENDING /* the reply comes later, from elsewhere: feed nothing until then */
 } sd_after_t;
@@ -133,7 +134,8 @@ bool sd_wire_is_taking(const sd_wire_t *wire);
 bool sd_wire_is_idle(const sd_wire_t *wire);
 /* Bytes of value, or of a refused frame, that the request under way still wants. */
 uint64_t sd_wire_wanted(const sd_wire_t *wire);
-/* ... and has in all, those that have come included; 0 = none is under way. */
+/* ... and has in all, those that have come included; 0 = none is under way. Of a
+ * value that was held back, too. */
 uint64_t sd_wire_size(const sd_wire_t *wire);
 
 #endif

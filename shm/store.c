@@ -188,9 +188,14 @@ void sd_store_usage(sd_store_t *s, sd_usage_t *usage)
     usage->largest = sd_usage_largest(usage->blocks, usage->blocks_free);
 }
 
-bool sd_store_is_crowded(const sd_store_t *s)
+uint32_t sd_store_hold_from(const sd_store_t *s)
 {
-    return atomic_load_explicit(&s->incoming, memory_order_relaxed) >= s->crowd;
+    uint32_t incoming = atomic_load_explicit(&s->incoming, memory_order_relaxed);
+
+    if (incoming < s->crowd)
+        return 0;
+    /* a 256th of the memory has as many bytes as the memory has blocks */
+    return incoming < s->crowd + s->crowd / 2 ? s->block_count : 1;
 }
 
 uint32_t sd_store_detached(const sd_store_t *s)

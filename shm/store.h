@@ -188,10 +188,12 @@ typedef struct sd_usage {
     uint64_t largest;     /* data bytes of the largest value a new key could have now */
 } sd_usage_t;
 void sd_store_usage(sd_store_t *store, sd_usage_t *usage);
-/* Chains that are not published hold a quarter of the blocks or more. The store
- * does not enforce it; callers stop receiving values until it is over, so that
- * slow writers cannot take the memory from those who store. */
-bool sd_store_is_crowded(const sd_store_t *store);
+/* Values on their way in of so many data bytes and more should be held back by
+ * whoever receives them; the store does not enforce it. 0: none. When chains
+ * that are not published hold a quarter of the blocks, those of 1/256 of the
+ * memory; when they hold three eighths, all. So slow writers cannot take the
+ * memory from those who store, nor great values the turn of small ones. */
+uint32_t sd_store_hold_from(const sd_store_t *store);
 /* Blocks that come back when readers let go: is there something to ask them for? */
 uint32_t sd_store_detached(const sd_store_t *store);
 

@@ -158,7 +158,7 @@ static sd_after_t feed(client_t *c, const piece_t *piece, const uint8_t *in, siz
     sd_after_t after;
     size_t more;
 
-    c->exec.hold_back = piece->hold_back;
+    c->exec.hold_from = piece->hold_back ? 1 : 0;
     c->exec.patient = piece->patient;
     *used = SIZE_MAX;
     after = sd_wire_feed(&c->wire, &c->exec, in, len, used, &c->reply);
@@ -169,7 +169,8 @@ static sd_after_t feed(client_t *c, const piece_t *piece, const uint8_t *in, siz
         must(piece->hold_back && sd_wire_is_idle(&c->wire) && value_goes_on(in + *used, len - *used));
     else
         must(piece->patient);
-    c->exec.hold_back = c->exec.patient = false;
+    c->exec.hold_from = 0;
+    c->exec.patient = false;
     if (!sd_reply_is_empty(&c->reply))
         take_reply(c, piece);
     after = sd_wire_feed(&c->wire, &c->exec, in + *used, len - *used, &more, &c->reply);

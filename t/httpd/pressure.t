@@ -90,6 +90,47 @@ sub values_in_a_quarter () {
     is($h->value('RefusedFull'), 0, 'nothing was refused');
 }
 
+# Large values that come just fast enough keep the quarter; sessions of less than
+# a 256th of the memory still begin, also in pieces.
+sub small_beside_large () {
+    my $held = $h->value('HeldBack');
+    my @pacers = map {
+        my $n = $_;
+        in_child(sub {
+            my $mine = Sessiond::Test::Client->new($h->port, timeout => 120);
+            my $all = frame_store("pacer$n", 'x' x (3.9 * MB));
+            $mine->open;
+            my $outcome = $mine->send(substr $all, 0, MB, '');
+            while ($outcome eq 'ok' && length $all) {
+                nap(0.5);
+                $outcome = $mine->send(substr $all, 0, 60_000, '');
+            }
+            return $outcome;
+        })
+    } 1 .. 8;
+    $h->wait_for(sub { $h->value('HeldBack') > $held }, 60, 'a value that is held back');
+    my $small = make_value('pieces', 1, 60_000);
+    my (%end, $slowest);
+    for (1 .. 20) {
+        my $began = now();
+        my $c = Sessiond::Test::Client->new($h->port)->no_delay;
+        my $request = frame_store('pieces', $small);
+        $c->open;
+        $c->send(substr $request, 0, 30_000, '');
+        nap(0.02);
+        $c->send($request);
+        $end{ join ' ', $c->read_all }++;
+        $slowest = now() - $began if now() - $began > ($slowest // 0);
+    }
+    is_deeply(\%end, { "ok OK\n" => 20 }, 'twenty small ones are stored, each in two pieces');
+    cmp_ok($slowest, '<', 5, sprintf 'without a wait behind the large ones (%.2f s)', $slowest);
+    cmp_ok(scalar(grep { kill 0 => $_ } @pacers), '>=', 4, 'which are still at it');
+    kill TERM => @pacers;
+    ends(@pacers);
+    $h->wait_for(sub { $h->value('ConnectionsOpen') == 0 }, 60, 'no connection open');
+    Sessiond::Test::Client->new($h->port)->delete('pieces');
+}
+
 # All of them at once are three times the quarter, and none is slow by itself.
 sub everybody_in_turn () {
     my $c    = Sessiond::Test::Client->new($h->port);
@@ -150,6 +191,7 @@ for my $threads (1, 2) {
     else    { $h = Sessiond::Test::Httpd->new(name => 'pressure', config => $all) }
     $h->start;
     subtest "incoming values, threads: $threads" => \&values_in_a_quarter;
+    subtest "small beside large ones, threads: $threads" => \&small_beside_large;
     subtest "fast ones in turn, threads: $threads" => \&everybody_in_turn;
     subtest "stalled readers, threads: $threads" => \&readers_give_way;
     is($h->check, 'clean', 'the store is clean');

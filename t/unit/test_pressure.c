@@ -91,7 +91,7 @@ static test_key_t plain_key(uint32_t n)
 
 /* ---- the quarter ---- */
 
-static void a_quarter_in_incoming_chains_is_a_crowd(void **state)
+static void incoming_chains_have_their_share(void **state)
 {
     talk_t *t = talk_open(2 * MIB);
     uint32_t quarter = t->f.store->block_count / 4;
@@ -102,13 +102,19 @@ static void a_quarter_in_incoming_chains_is_a_crowd(void **state)
     assert_int_equal(sd_chain_open(t->f.lane, &chain, key.bytes, key.len, t->f.now), SD_OK);
     assert_int_equal(sd_chain_reserve(t->f.lane, &chain, (quarter - 1) * 256 - 60, t->f.now), SD_OK);
     assert_int_equal(incoming(t), quarter - 1);
-    assert_false(sd_store_is_crowded(t->f.store));
+    assert_int_equal(sd_store_hold_from(t->f.store), 0);
     assert_int_equal(sd_chain_reserve(t->f.lane, &chain, quarter * 256 - 60, t->f.now), SD_OK);
     assert_int_equal(incoming(t), quarter);
-    assert_true(sd_store_is_crowded(t->f.store));
+    assert_int_equal(sd_store_hold_from(t->f.store), t->f.store->block_count);
+    assert_int_equal(
+        sd_chain_reserve(t->f.lane, &chain, (quarter + quarter / 2 - 1) * 256 - 60, t->f.now), SD_OK);
+    assert_int_equal(sd_store_hold_from(t->f.store), t->f.store->block_count);
+    assert_int_equal(
+        sd_chain_reserve(t->f.lane, &chain, (quarter + quarter / 2) * 256 - 60, t->f.now), SD_OK);
+    assert_int_equal(sd_store_hold_from(t->f.store), 1);
     sd_chain_discard(t->f.lane, &chain);
     assert_int_equal(incoming(t), 0);
-    assert_false(sd_store_is_crowded(t->f.store));
+    assert_int_equal(sd_store_hold_from(t->f.store), 0);
     talk_close(t);
 }
 
@@ -124,19 +130,20 @@ static void what_is_held_back_takes_nothing_and_loses_nothing(void **state)
         size_t used;
 
         add_store(t, ops[i], &key, 7, 5000);
-        t->exec.hold_back = true;
+        t->exec.hold_from = 5000;
         assert_int_equal(feed(t, 0, t->len - 1, SD_AFTER_CROWDED), 0);
+        assert_int_equal(sd_wire_size(&t->wire), 5000);
         assert_true(sd_wire_is_idle(&t->wire));
         assert_false(sd_wire_is_taking(&t->wire));
         assert_int_equal(blocks_used(&t->f), 0);
         assert_int_equal(feed(t, 0, 6, SD_AFTER_KEEP), 0); /* half a head only waits */
-        t->exec.hold_back = false;
+        t->exec.hold_from = 5001;
         used = feed(t, 0, t->len - 1, SD_AFTER_KEEP);
         assert_int_equal(used, t->len - 1);
         assert_true(sd_wire_is_taking(&t->wire));
         assert_int_equal(sd_wire_wanted(&t->wire), 1);
         /* one that is under way is its owner's business: it goes on when it is fed */
-        t->exec.hold_back = true;
+        t->exec.hold_from = 1;
         assert_int_equal(
             feed(t, used, t->len, ops[i] == 'S' ? SD_AFTER_CLOSE : SD_AFTER_KEEP), 1);
         assert_value(&t->f, &key, 7, 5000);
@@ -151,7 +158,7 @@ static void what_is_complete_is_not_held_back(void **state)
     size_t first;
 
     (void)state;
-    t->exec.hold_back = true;
+    t->exec.hold_from = 1;
     add_store(t, 'W', &one, 1, 3000);
     first = t->len;
     add_store(t, 'W', &two, 2, 3000);
@@ -176,7 +183,7 @@ static void reads_are_never_held_back(void **state)
         test_key_t key = plain_key(9);
 
         put_ok(&t->f, &key, 3, 100, t->f.now + LIVE);
-        t->exec.hold_back = true;
+        t->exec.hold_from = 1;
         t->frame[0] = (unsigned char)ops[i];
         sd_put32(t->frame + 1, key.len);
         memcpy(t->frame + 5, key.bytes, key.len);
@@ -305,7 +312,7 @@ static void a_reply_knows_what_it_keeps(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_quarter_in_incoming_chains_is_a_crowd),
+        cmocka_unit_test(incoming_chains_have_their_share),
         cmocka_unit_test(what_is_held_back_takes_nothing_and_loses_nothing),
         cmocka_unit_test(what_is_complete_is_not_held_back),
         cmocka_unit_test(reads_are_never_held_back),

@@ -78,6 +78,7 @@ bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_p
     r->segment_bytes = apr_shm_size_get(r->segment);
     r->memory_made = config->memory;
     wrong = sd_segment_format(r->segment_base, r->segment_bytes, seed, sd_clock_ms());
+    explicit_bzero(seed, sizeof seed); /* or web children would inherit it with this stack */
     if (wrong) {
         ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, ap_server_conf,
                      "sessiond: SessiondMemory %" APR_UINT64_T_FMT ": %s", config->memory, wrong);

@@ -154,7 +154,7 @@ for my $mpm (qw(prefork event)) {
     subtest "$mpm: the session process's pid in every place of the scoreboard" => sub {
         $session = $h->sessiond_pid;
         like(hostile($h, "claim&pid=$session")->{claimed} // '', qr/^\d+ places/, 'put there');
-        $h->allow_log(qr{is gone, and httpd did not tell|AH00546|AH03490|long lost child});  # it wonders
+        $h->allow_log(qr{is gone, and httpd did not tell|AH00546|AH03490|AH00052|long lost child});  # it wonders, and kills its own
         if ($mpm eq 'event' || $ENV{SESSIOND_TEST_LONG}) {              # it takes ten seconds
             kill KILL => $session;
             $session = $h->wait_respawn($session);

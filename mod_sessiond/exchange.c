@@ -191,6 +191,8 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
              paused = after == SD_AFTER_CROWDED || after == SD_AFTER_FULL;
 
         at += used;
+        if (c->goes_first && (answered || !sd_wire_is_taking(&c->wire)))
+            sd_pressure_done(loop, c); /* whatever comes now, it is not the value whose turn it was */
         if (paused && !put_back(loop, c, in, at, len)) {
             sd_connection_reset(loop, c);
             return false;

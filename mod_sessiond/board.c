@@ -16,6 +16,10 @@
 
 #include "board.h"
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008u /* Linux 6.3 */
+#endif
+
 size_t sd_board_bytes(void)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -30,6 +34,14 @@ static void *map(int fd, int protection)
     return at == MAP_FAILED ? NULL : at;
 }
 
+/* Some systems give none that could be executed, others do not know the word. */
+static int memory_file(void)
+{
+    int fd = memfd_create("sessiond-board", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+
+    return fd < 0 && errno == EINVAL ? memfd_create("sessiond-board", MFD_CLOEXEC) : fd;
+}
+
 static int open_again_read_only(int fd)
 {
     char path[64];
@@ -40,7 +52,7 @@ static int open_again_read_only(int fd)
 
 bool sd_board_make(sd_board_t **writable, const sd_board_t **readable)
 {
-    int fd = memfd_create("sessiond-board", MFD_CLOEXEC), read_only = -1, err;
+    int fd = memory_file(), read_only = -1, err;
 
     *writable = NULL;
     *readable = NULL;

@@ -74,20 +74,24 @@ static void end(sd_loop_t *loop, sd_connection_t *c)
 void sd_connection_reset(sd_loop_t *loop, sd_connection_t *c)
 {
     sd_reply_discard(&loop->reply, loop->lane);
+    sd_count_add(loop->counters, bytes_in, c->held); /* looked at, and left there */
     c->transport->end_is_reset(c->fd, true);
     end(loop, c);
 }
 
-void sd_connection_release_held(sd_connection_t *c)
+void sd_connection_release_held(sd_loop_t *loop, sd_connection_t *c)
 {
-    if (c->held > 0)
-        c->transport->discard(c->fd, c->held);
+    if (c->held == 0)
+        return;
+    c->transport->discard(c->fd, c->held);
+    sd_count_add(loop->counters, bytes_in, c->held);
+    c->ever_read = true;
     c->held = 0;
 }
 
 void sd_connection_close(sd_loop_t *loop, sd_connection_t *c)
 {
-    sd_connection_release_held(c);
+    sd_connection_release_held(loop, c);
     if (c->reset_set)
         c->transport->end_is_reset(c->fd, false);
     end(loop, c);
@@ -127,7 +131,9 @@ static uint64_t progress_due(const sd_loop_t *loop)
 
 uint64_t sd_connection_request_due(const sd_loop_t *loop, const sd_connection_t *c)
 {
-    return c->since + sd_connection_whole_time(loop, sd_wire_size(&c->wire));
+    uint64_t bytes = sd_wire_size(&c->wire), held = sd_wire_held_size(&c->wire);
+
+    return c->since + sd_connection_whole_time(loop, bytes > held ? bytes : held);
 }
 
 static uint64_t request_due(const sd_loop_t *loop, const sd_connection_t *c)
@@ -148,6 +154,11 @@ void sd_connection_wait_for_input(sd_loop_t *loop, sd_connection_t *c)
 {
     bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
 
+    if (idle && loop->draining && c->wire.persistent) { /* nothing is owed: its owner opens another */
+        sd_count(loop->counters, drained);
+        sd_connection_close(loop, c);
+        return;
+    }
     c->state = SD_READING;
     if (c->wire.persistent && !c->kept_alive) {
         c->transport->keep_alive(c->fd);
@@ -235,6 +246,7 @@ void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c)
 {
     uint32_t open = loop->open;
 
+    loop->turn_sent = loop->turn_replies = 0;
     if (c->state == SD_READING) {
         sd_exchange_read(loop, c);
         if (loop->open < open)

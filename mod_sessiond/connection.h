@@ -25,9 +25,10 @@ typedef struct sd_connection {
     bool polled;
     bool reset_set;       /* the descriptor's end would be a reset */
     bool ever_complete;   /* a request has been answered */
-    bool ever_read;
+    bool ever_read;       /* bytes have been taken out of the socket */
     bool kept_alive;
     bool goes_first;      /* may take memory beyond the quarter */
+    bool was_held_back;   /* ... and this request has been counted as held back */
     bool asked;           /* others were asked for memory for this request already */
     uint32_t held;        /* bytes looked at that are still in the socket, see read_once */
     uint8_t interest;
@@ -39,6 +40,7 @@ typedef struct sd_connection {
     uint64_t since;       /* ms: the request under way began; or the connection did */
     uint64_t reply_due;   /* ms: the stalled reply must be out */
     uint64_t moved_at;    /* ms: a stalled reply, or a value coming in, was seen to move; 0 = not yet */
+    uint32_t needs;       /* of a paused one: bytes in the socket with which its value is complete */
     uint32_t moved_mark;  /* ... of an incoming value: the bytes that it wanted then */
     sd_wire_t wire;
     sd_reply_t *stalled;  /* a reply that the client does not take yet */
@@ -60,7 +62,7 @@ void sd_connection_reset(sd_loop_t *loop, sd_connection_t *c);
 /* ---- for exchange.c ---- */
 
 /* What was only looked at so far is taken out of the socket. */
-void sd_connection_release_held(sd_connection_t *c);
+void sd_connection_release_held(sd_loop_t *loop, sd_connection_t *c);
 /* Ends it in order. */
 void sd_connection_close(sd_loop_t *loop, sd_connection_t *c);
 /* What the poller is asked for: SD_POLL_..., 0 = nothing but the end. */

@@ -88,7 +88,7 @@ static sent_t send_reply(sd_loop_t *loop, sd_connection_t *c, sd_reply_t *reply,
 
 static void linger(sd_loop_t *loop, sd_connection_t *c)
 {
-    sd_connection_release_held(c);
+    sd_connection_release_held(loop, c);
     c->transport->half_close(c->fd);
     c->state = SD_LINGERING;
     sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + LINGER_MS);
@@ -130,7 +130,7 @@ static bool follow(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
         put_aside(loop, c, SD_PAUSED_FULL);
         return false;
     case SD_AFTER_PENDING:
-        sd_connection_release_held(c);
+        sd_connection_release_held(loop, c);
         c->state = SD_WAITING;
         sd_connection_poll(loop, c, 0);
         return false;
@@ -147,7 +147,7 @@ static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
     /* Before a close it stays in the socket: a Unix socket has no other way to
      * end in a reset. */
     if (after != SD_AFTER_CLOSE)
-        sd_connection_release_held(c);
+        sd_connection_release_held(loop, c);
     *c->stalled = loop->reply;
     sd_reply_clear(&loop->reply);
     c->after = (uint8_t)after;
@@ -167,15 +167,21 @@ static bool put_back(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, siz
 {
     size_t kept = len - c->held, taken = at > kept ? at - kept : 0;
 
+    c->needs = (uint32_t)(c->held - taken) + sd_wire_held_missing(&c->wire);
     if (c->held == 0)
         return keep_input(c, in + at, len - at);
-    sd_count_sub(loop->counters, bytes_in, c->held - taken);
     if (taken > 0 && !c->wire.persistent)
         arm_reset(c);
-    c->ever_read = taken > 0;
     c->held = (uint32_t)taken;
-    sd_connection_release_held(c);
+    sd_connection_release_held(loop, c);
     return keep_input(c, in + at, at < kept ? kept - at : 0);
+}
+
+/* The rest of the value that was held back waits in the socket, behind what was
+ * looked at. */
+static bool all_is_there(const sd_connection_t *c)
+{
+    return c->held > 0 && c->transport->pending(c->fd) >= c->held + sd_wire_held_missing(&c->wire);
 }
 
 /* Feeds `len` bytes. True: all that can be used is used, go on reading. */
@@ -191,6 +197,10 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
              paused = after == SD_AFTER_CROWDED || after == SD_AFTER_FULL;
 
         at += used;
+        if (after == SD_AFTER_CROWDED && all_is_there(c)) {
+            loop->exec.hold_from = 0; /* it holds nothing up */
+            continue;
+        }
         if (c->goes_first && (answered || !sd_wire_is_taking(&c->wire)))
             sd_pressure_done(loop, c); /* whatever comes now, it is not the value whose turn it was */
         if (paused && !put_back(loop, c, in, at, len)) {
@@ -275,6 +285,7 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
     int n = 0;
 
     if (sd_pressure_holds_back(loop, c)) {
+        c->needs = (uint32_t)sd_wire_wanted(&c->wire);
         put_aside(loop, c, SD_PAUSED_CROWDED);
         return false;
     }
@@ -288,7 +299,6 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
     iov[n].iov_len = room;
     if (!c->ever_read || (loop->exec.hold_from != 0 && sd_wire_is_idle(&c->wire))) {
         got = c->transport->peek(c->fd, loop->scratch + kept, room);
-        c->ever_read = got > 0;
         c->held = got > 0 ? (uint32_t)got : 0;
     }
     else
@@ -306,7 +316,8 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
         input_ended(loop, c);
         return false;
     }
-    sd_count_add(loop->counters, bytes_in, got);
+    if (c->held == 0)
+        sd_count_add(loop->counters, bytes_in, got);
     *turn += (size_t)got;
     if (c->since == 0)
         c->since = loop->exec.now;
@@ -317,7 +328,7 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
     /* a death of ours in the middle of a request must not look like a "no" */
     if (!c->wire.persistent && !(sd_wire_is_idle(&c->wire) && c->input_len == 0))
         arm_reset(c);
-    sd_connection_release_held(c);
+    sd_connection_release_held(loop, c);
     if ((size_t)got < direct + room) {
         sd_connection_wait_for_input(loop, c);
         return false;
@@ -374,6 +385,7 @@ void sd_exchange_send_more(sd_loop_t *loop, sd_connection_t *c)
     if (!follow(loop, c, after))
         return;
     c->moved_at = 0;
+    c->since = loop->exec.now; /* what waited behind it begins now */
     /* requests that were read behind the one whose reply stalled */
     if (sd_exchange_go_on(loop, c))
         sd_connection_wait_for_input(loop, c);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * pressure.c: holding back, pacing and shedding. What is hard: it must cost
- * nothing while memory is plenty (one comparison for each read), connections of
- * several threads must be served in the order of their requests without one
- * thread touching another's, and nobody may wait for ever: the one that goes
+ * nothing while memory is plenty (one comparison for each read), the oldest of
+ * the connections of several threads must be found without one thread touching
+ * another's, and nobody may wait for ever: the one that goes
  * first is itself bound to move.
  */
 #include "connection.h"
@@ -27,9 +27,9 @@ void sd_pressure_setup(sd_loop_t *loop)
 /* Must this connection's value wait? */
 static bool is_crowded_out(const sd_loop_t *loop, const sd_connection_t *c)
 {
-    uint32_t from = sd_store_hold_from(loop->server->store);
+    uint32_t from = sd_store_hold_from(loop->server->store), held = sd_wire_held_size(&c->wire);
 
-    return from != 0 && sd_wire_size(&c->wire) >= from;
+    return from != 0 && (held > 0 ? held : sd_wire_size(&c->wire)) >= from;
 }
 
 void sd_pressure_prepare(sd_loop_t *loop, const sd_connection_t *c)
@@ -76,7 +76,9 @@ void sd_pressure_pause(sd_loop_t *loop, sd_connection_t *c)
     else
         p->oldest = c;
     if (c->state == SD_PAUSED_CROWDED) {
-        sd_count(loop->counters, held_back);
+        if (!c->was_held_back)
+            sd_count(loop->counters, held_back);
+        c->was_held_back = true;
         atomic_fetch_add(&loop->server->pressure.paused, 1);
         publish_oldest(loop);
     }
@@ -110,7 +112,7 @@ void sd_pressure_forget(sd_loop_t *loop, sd_connection_t *c)
 
 void sd_pressure_done(sd_loop_t *loop, sd_connection_t *c)
 {
-    c->asked = false;
+    c->asked = c->was_held_back = false;
     if (c->goes_first) {
         c->goes_first = false;
         atomic_store(&loop->server->pressure.going_first, false);
@@ -149,8 +151,9 @@ static sd_connection_t *first_of(const sd_loop_t *loop, uint8_t state)
 }
 
 /* Those that can go on do, in order. Each reads at once, so that the next look
- * at what incoming values hold is true. */
-static void resume_crowded(sd_loop_t *loop)
+ * at what incoming values hold is true. `look`: also for those whose value has
+ * become complete in the socket meanwhile. */
+static void resume_crowded(sd_loop_t *loop, bool look)
 {
     sd_connection_t *c, *next, *first = first_of(loop, SD_PAUSED_CROWDED);
 
@@ -160,7 +163,7 @@ static void resume_crowded(sd_loop_t *loop)
         next = c->paused_next;
         if (c->state != SD_PAUSED_CROWDED)
             continue;
-        if (is_crowded_out(loop, c)) {
+        if (is_crowded_out(loop, c) && !(look && c->transport->pending(c->fd) >= c->needs)) {
             if (c != first || !is_oldest_of_all(loop)
                 || !atomic_compare_exchange_strong(&loop->server->pressure.going_first, &no, true))
                 continue;
@@ -178,9 +181,6 @@ static void reset_slow_writers(sd_loop_t *loop)
     uint64_t now = loop->exec.now;
     bool stale = now > loop->pressure.next_pace + PACE_MS;
 
-    if (now < loop->pressure.next_pace)
-        return;
-    loop->pressure.next_pace = now + PACE_LOOK_MS;
     for (c = loop->connections; c; c = next) {
         uint32_t wanted = (uint32_t)sd_wire_wanted(&c->wire);
 
@@ -238,8 +238,7 @@ static void ask_for_memory(sd_loop_t *loop)
     sd_server_t *server = loop->server;
     uint32_t i;
 
-    p->given = reset_stalled_readers(loop);
-    p->answers_due = 0;
+    p->given = reset_stalled_readers(loop); /* answers that are late from the last time are still due */
     p->ask_until = loop->exec.now + ASK_MS;
     for (i = 0; i < server->loops && !atomic_load(&server->closing); i++)
         if (server->loop[i] != loop && sd_loop_post(server->loop[i], give_way, loop))
@@ -267,12 +266,18 @@ static void resume_full(sd_loop_t *loop)
 
 void sd_pressure_turn(sd_loop_t *loop)
 {
+    bool look;
+
     if (loop->pressure.waiting_full > 0)
         resume_full(loop);
     if (atomic_load_explicit(&loop->server->pressure.paused, memory_order_relaxed) == 0)
         return;
-    reset_slow_writers(loop);
-    resume_crowded(loop);
+    look = loop->exec.now >= loop->pressure.next_pace;
+    if (look) {
+        reset_slow_writers(loop);
+        loop->pressure.next_pace = loop->exec.now + PACE_LOOK_MS;
+    }
+    resume_crowded(loop, look);
 }
 
 int sd_pressure_wait_ms(const sd_loop_t *loop)

@@ -37,7 +37,7 @@ typedef struct sd_loop_pressure {
     struct sd_connection *oldest, *newest; /* paused ones, in the order of their requests */
     _Atomic uint64_t oldest_since; /* ms: the oldest one's request began; UINT64_MAX = none waits
                                     * for the quarter */
-    uint64_t next_pace;      /* ms: when the slow ones are looked for again */
+    uint64_t next_pace;      /* ms: when slow ones, and complete ones, are looked for again */
     uint64_t impatient_until; /* ms: asking for memory was of no use a moment ago */
     uint64_t ask_until;      /* ms: answers are waited for until then; 0 = none was asked */
     uint32_t waiting_full;   /* paused ones that wait for memory */

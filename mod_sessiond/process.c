@@ -494,7 +494,8 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
         return OK;
     if (!r) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, 0, s, "sessiond: this httpd was started with another "
-                     "version of mod_sessiond: stop and start it to use this one");
+                     "version of mod_sessiond, which serves for ten minutes yet: stop and start it "
+                     "to use this one");
         return OK;
     }
     present_config = sd_config_get(s);

@@ -47,6 +47,16 @@ uint64_t sd_wire_size(const sd_wire_t *wire)
     return wire->size;
 }
 
+uint32_t sd_wire_held_size(const sd_wire_t *wire)
+{
+    return wire->held_size;
+}
+
+uint32_t sd_wire_held_missing(const sd_wire_t *wire)
+{
+    return wire->held_missing;
+}
+
 /* NULL: no protocol of ours begins like this. L, T, U and R are extended frames
  * that this version does not have: they get an error, not a silent close. */
 static const sd_protocol_t *protocol_of(const sd_wire_t *wire, uint8_t first)
@@ -92,6 +102,7 @@ static bool has_value(const sd_request_t *request)
 static sd_after_t begin(sd_wire_t *wire, const sd_exec_t *exec, sd_request_t *request,
                         sd_reply_t *reply)
 {
+    wire->held_size = wire->held_missing = 0;
     wire->op = request->op;
     wire->fault = (uint8_t)request->fault;
     wire->ttl = request->ttl;
@@ -150,7 +161,8 @@ static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_
         /* what is complete is published at once and holds nothing up */
         if (has_value(&request) && exec->hold_from != 0 && request.data_len >= exec->hold_from
             && request.data_len > len - request.head_len) {
-            wire->size = request.data_len;
+            wire->held_size = request.data_len;
+            wire->held_missing = request.data_len - (uint32_t)(len - request.head_len);
             return SD_AFTER_CROWDED;
         }
         break;

@@ -100,6 +100,8 @@ typedef struct sd_wire {
     uint64_t size;                 /* ... and in all */
     uint64_t version;
     sd_chain_t chain;
+    uint32_t held_size;            /* of the value for which SD_AFTER_CROWDED was said last: in all, */
+    uint32_t held_missing;         /* ... and not in the input that was fed; 0 once it has begun */
     uint32_t ttl;
     uint8_t op;
     uint8_t fault;
@@ -134,8 +136,11 @@ bool sd_wire_is_taking(const sd_wire_t *wire);
 bool sd_wire_is_idle(const sd_wire_t *wire);
 /* Bytes of value, or of a refused frame, that the request under way still wants. */
 uint64_t sd_wire_wanted(const sd_wire_t *wire);
-/* ... and has in all, those that have come included; 0 = none is under way. Of a
- * value that was held back, too. */
+/* ... and has in all, those that have come included; 0 = none is under way. */
 uint64_t sd_wire_size(const sd_wire_t *wire);
+/* Bytes of the value that is held back, in all and beyond the input that was
+ * fed; 0 = none is. */
+uint32_t sd_wire_held_size(const sd_wire_t *wire);
+uint32_t sd_wire_held_missing(const sd_wire_t *wire);
 
 #endif

@@ -11,7 +11,7 @@ use lib "$FindBin::Bin/../lib";
 use POSIX  ();
 use Test::More;
 use Sessiond::Test::Httpd  ();
-use Sessiond::Test::Client qw(frame_store frame_fetch);
+use Sessiond::Test::Client qw(frame_store frame_fetch frame_get frame_write);
 use Sessiond::Test::Load   qw(make_value check_value);
 use Sessiond::Test::Net    qw(now nap);
 
@@ -88,6 +88,47 @@ sub values_in_a_quarter () {
     is($c->delete('large'), 'ok', 'it goes');
     cmp_ok(used() - $before, '<', 0.1 * MB + $tried * 2500, 'all of their memory has come back');
     is($h->value('RefusedFull'), 0, 'nothing was refused');
+}
+
+# Whoever went first and does not take the reply to what came after its value
+# keeps nobody waiting; and a value that lies whole in the socket waits for nobody.
+sub the_turn_is_over_with_the_value () {
+    my $c    = Sessiond::Test::Client->new($h->port, timeout => 60);
+    my $held = $h->value('HeldBack');
+    is($c->store('big', 'b' x (3 * MB)), 'ok', 'a large value');
+    my $first = Sessiond::Test::Client->new($h->port, timeout => 120, receive => 4096);
+    my $write = frame_write('first', 'w' x (1.2 * MB));
+    $first->open;
+    $first->send(substr $write, 0, 300_000, '');
+    my @crowd = map {
+        my $n = $_;
+        in_child(sub {
+            my $mine = Sessiond::Test::Client->new($h->port, timeout => 120);
+            my $all  = frame_store("crowd$n", 'x' x (1.4 * MB));
+            $mine->open;
+            my $outcome = $mine->send(substr $all, 0, 0.9 * MB, '');
+            nap(0.5);
+            while ($outcome eq 'ok' && length $all) {
+                $outcome = $mine->send(substr $all, 0, 40_000, '');
+                nap(0.1);
+            }
+            return $outcome eq 'ok' ? ($mine->read_all)[0] : $outcome;
+        })
+    } 1 .. 6;
+    $h->wait_for(sub { $h->value('HeldBack') > $held }, 60, 'a value that is held back');
+    my $began = now();
+    my $rest  = in_child(sub { my $end = $first->send($write . frame_get('big')); nap(60); return $end });
+    my $mail  = Sessiond::Test::Client->new($h->port);
+    is($mail->store('whole', 'h' x 60_000), 'ok', 'a value that lies whole in the socket');
+    cmp_ok(now() - $began, '<', 5, sprintf 'does not wait (%.2f s)', now() - $began);
+    my ($ok, $reset, $other) = ends(grep { $_ != $rest } @children);
+    kill KILL => $rest;
+    waitpid $rest, 0;
+    is("$ok $reset $other", '6 0 0', 'all of the crowd were served');
+    cmp_ok(now() - $began, '<', 30, sprintf 'and did not wait for the deaf one (%.1f s)', now() - $began);
+    $first->close;
+    $h->wait_for(sub { $h->value('ConnectionsOpen') == 0 }, 60, 'no connection open');
+    $c->delete($_) for 'big', 'first', 'whole', map { "crowd$_" } 1 .. 6;
 }
 
 # Large values that come just fast enough keep the quarter; sessions of less than
@@ -191,6 +232,7 @@ for my $threads (1, 2) {
     else    { $h = Sessiond::Test::Httpd->new(name => 'pressure', config => $all) }
     $h->start;
     subtest "incoming values, threads: $threads" => \&values_in_a_quarter;
+    subtest "the turn, threads: $threads" => \&the_turn_is_over_with_the_value;
     subtest "small beside large ones, threads: $threads" => \&small_beside_large;
     subtest "fast ones in turn, threads: $threads" => \&everybody_in_turn;
     subtest "stalled readers, threads: $threads" => \&readers_give_way;

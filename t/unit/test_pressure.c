@@ -132,7 +132,9 @@ static void what_is_held_back_takes_nothing_and_loses_nothing(void **state)
         add_store(t, ops[i], &key, 7, 5000);
         t->exec.hold_from = 5000;
         assert_int_equal(feed(t, 0, t->len - 1, SD_AFTER_CROWDED), 0);
-        assert_int_equal(sd_wire_size(&t->wire), 5000);
+        assert_int_equal(sd_wire_size(&t->wire), 0);
+        assert_int_equal(sd_wire_held_size(&t->wire), 5000);
+        assert_int_equal(sd_wire_held_missing(&t->wire), 1);
         assert_true(sd_wire_is_idle(&t->wire));
         assert_false(sd_wire_is_taking(&t->wire));
         assert_int_equal(blocks_used(&t->f), 0);
@@ -140,6 +142,7 @@ static void what_is_held_back_takes_nothing_and_loses_nothing(void **state)
         t->exec.hold_from = 5001;
         used = feed(t, 0, t->len - 1, SD_AFTER_KEEP);
         assert_int_equal(used, t->len - 1);
+        assert_int_equal(sd_wire_held_size(&t->wire) + sd_wire_held_missing(&t->wire), 0);
         assert_true(sd_wire_is_taking(&t->wire));
         assert_int_equal(sd_wire_wanted(&t->wire), 1);
         /* one that is under way is its owner's business: it goes on when it is fed */

@@ -184,7 +184,6 @@ void sd_store_usage(sd_store_t *s, sd_usage_t *usage)
     usage->items = (uint64_t)items;
     usage->blocks_free = used > s->block_count ? 0 : s->block_count - (uint32_t)used;
     usage->blocks_incoming = atomic_load(&s->incoming);
-    usage->blocks_detached = atomic_load(&s->detached);
     usage->largest = sd_usage_largest(usage->blocks, usage->blocks_free);
 }
 

@@ -183,7 +183,6 @@ typedef struct sd_usage {
     uint32_t blocks;      /* blocks in all */
     uint32_t blocks_free; /* of these, not in use */
     uint32_t blocks_incoming; /* in chains not yet published */
-    uint32_t blocks_detached; /* kept only by readers: replaced, deleted or expired */
     uint64_t items;       /* values stored, expired ones included until swept */
     uint64_t largest;     /* data bytes of the largest value a new key could have now */
 } sd_usage_t;

@@ -55,7 +55,7 @@ subtest 'filled under load' => sub {
     cmp_ok($later->{SessiondRefusedFull}, '>', $refused + 100, 'new sessions are refused all the while');
     cmp_ok($sum->{stored}, '>', 1000, "$sum->{stored} sessions were stored");
     is_deeply([@$sum{qw(missed wrong denied refused cut timeout)}], [(0) x 6], 'a refusal is a reset or an E, and no session is missed');
-    cmp_ok($sum->{updated}, '>', 1000, "live sessions take their updates ($sum->{updated})");
+    cmp_ok($sum->{updated}, '>', 200, "live sessions take their updates ($sum->{updated})");
     # An update of 200 KB does not fit into the last 1%, nor do many of 40 KB at once.
     my ($refusals, %other) = ($sum->{reset}, %{ $sum->{other} });
     $refusals += delete $other{$_} for grep { /^(?:update_reset|(?:update_)?reply_E)$/ } keys %other;

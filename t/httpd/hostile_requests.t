@@ -110,20 +110,20 @@ subtest 'stores without an end whose answers are not read' => sub {
     my ($seen, $grown, $most) = meanwhile('deaf_writer', { deaf_writer => 30 },
         sub ($seen) { ($seen->{reset_deaf_writer} // 0) > 10 });
     cmp_ok($seen->{reset_deaf_writer} // 0, '>', 10, 'nothing is read from them any more, and they are reset');
-    cmp_ok($grown->{Writes}, '>', 1000, 'what they wrote before was done');
+    cmp_ok($grown->{Writes}, '>', 100, 'what they wrote before was done');
     $c->delete("deaf-writer1-$_") for 0 .. 29;
 };
 
-subtest 'connect and close, thousands of times' => sub {
+subtest 'connect and close, again and again' => sub {
     my ($seen, $grown) = meanwhile('closer', { closer => 20 });
-    cmp_ok($seen->{opened_closer}, '>', 1000, "$seen->{opened_closer} times");
+    cmp_ok($seen->{opened_closer}, '>', 200, "$seen->{opened_closer} times");
     is($grown->{AcceptErrors}, 0, 'accepting never paused');
 };
 
-subtest 'a reset in the middle of requests, thousands of times' => sub {
+subtest 'a reset in the middle of requests, again and again' => sub {
     my ($seen, $grown) = meanwhile('resetter', { resetter => 20 });
-    cmp_ok($seen->{opened_resetter}, '>', 1000, "$seen->{opened_resetter} times");
-    cmp_ok($grown->{Aborted}, '>', 500, 'which is counted');
+    cmp_ok($seen->{opened_resetter}, '>', 100, "$seen->{opened_resetter} times");
+    cmp_ok($grown->{Aborted}, '>', 50, 'which is counted');
     $c->delete("storm1-$_") for 0 .. 19;
 };
 
@@ -160,7 +160,7 @@ my $sum = $load->stop;
 diag $load->describe;
 subtest 'the good ones' => sub {
     $_->() for @judge;
-    cmp_ok($sum->{updated}, '>', 300, "live sessions are stored again ($sum->{updated})");
+    cmp_ok($sum->{updated}, '>', 100, "live sessions are stored again ($sum->{updated})");
     is_deeply($sum->{other}, {}, 'and never refused');
     is_deeply([@$sum{qw(missed wrong denied refused cut timeout reset)}], [(0) x 7], 'no request got another answer than its own');
     my $found = $load->verify;

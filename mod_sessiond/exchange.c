@@ -201,8 +201,10 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
             loop->exec.hold_from = 0; /* it holds nothing up */
             continue;
         }
-        if (c->goes_first && (answered || !sd_wire_is_taking(&c->wire)))
-            sd_pressure_done(loop, c); /* whatever comes now, it is not the value whose turn it was */
+        /* whatever comes now, it is not the value whose turn it was; but the turn is
+         * not over while only the beginning of its head has been fed */
+        if (c->goes_first && (answered || (used > 0 && !sd_wire_is_taking(&c->wire))))
+            sd_pressure_done(loop, c);
         if (paused && !put_back(loop, c, in, at, len)) {
             sd_connection_reset(loop, c);
             return false;

@@ -3,11 +3,10 @@
  * pressure.c: holding back, pacing and shedding. What is hard: it must cost
  * nothing while memory is plenty (one comparison for each read), the oldest of
  * the connections of several threads must be found without one thread touching
- * another's, and nobody may wait for ever: the one that goes
- * first is itself bound to move.
+ * another's, and nobody may wait for ever: the one that goes first is itself
+ * bound to move.
  */
 #include "connection.h"
-#include "log.h"
 #include "loop.h"
 #include "pressure.h"
 

@@ -3,10 +3,10 @@
  * pressure.h: who gives way when memory is short. Three rules, so that slow
  * clients hurt themselves only:
  *
- *  - values on their way in hold a quarter of the segment at most, those of no
- *    more than a 256th of it three eighths. Beyond it a loop stops reading from
- *    those whose value is not complete; the oldest of all goes on, one at a time,
- *    so that there is always one that can finish;
+ *  - values on their way in hold a quarter of the segment at most, those of less
+ *    than a 256th of it three eighths. Beyond it a loop stops reading from those
+ *    whose value is not complete; the oldest of all goes on, one at a time, so
+ *    that there is always one that can finish;
  *  - while somebody waits, an incoming value must move: who sends less than
  *    64 KB in a second, and not the rest of the value either, is reset;
  *  - a store that finds the memory full makes every loop reset the clients that

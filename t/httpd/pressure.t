@@ -90,17 +90,9 @@ sub values_in_a_quarter () {
     is($h->value('RefusedFull'), 0, 'nothing was refused');
 }
 
-# Whoever went first and does not take the reply to what came after its value
-# keeps nobody waiting; and a value that lies whole in the socket waits for nobody.
-sub the_turn_is_over_with_the_value () {
-    my $c    = Sessiond::Test::Client->new($h->port, timeout => 60);
-    my $held = $h->value('HeldBack');
-    is($c->store('big', 'b' x (3 * MB)), 'ok', 'a large value');
-    my $first = Sessiond::Test::Client->new($h->port, timeout => 120, receive => 4096);
-    my $write = frame_write('first', 'w' x (1.2 * MB));
-    $first->open;
-    $first->send(substr $write, 0, 300_000, '');
-    my @crowd = map {
+# Six stores of 1.4 MB, more than the quarter, none of them slow.
+sub crowd () {
+    return map {
         my $n = $_;
         in_child(sub {
             my $mine = Sessiond::Test::Client->new($h->port, timeout => 120);
@@ -115,6 +107,19 @@ sub the_turn_is_over_with_the_value () {
             return $outcome eq 'ok' ? ($mine->read_all)[0] : $outcome;
         })
     } 1 .. 6;
+}
+
+# Whoever went first and does not take the reply to what came after its value
+# keeps nobody waiting; and a value that lies whole in the socket waits for nobody.
+sub the_turn_is_over_with_the_value () {
+    my $c    = Sessiond::Test::Client->new($h->port, timeout => 60);
+    my $held = $h->value('HeldBack');
+    is($c->store('big', 'b' x (3 * MB)), 'ok', 'a large value');
+    my $first = Sessiond::Test::Client->new($h->port, timeout => 120, receive => 4096);
+    my $write = frame_write('first', 'w' x (1.2 * MB));
+    $first->open;
+    $first->send(substr $write, 0, 300_000, '');
+    my @crowd = crowd();
     $h->wait_for(sub { $h->value('HeldBack') > $held }, 60, 'a value that is held back');
     my $began = now();
     my $rest  = in_child(sub { my $end = $first->send($write . frame_get('big')); nap(60); return $end });

@@ -11,6 +11,9 @@
 #include "exchange.h"
 
 #define SPARES_KEPT 1024u
+/* A connection that was busy when a drain began and has its answer: time for the
+ * answer to leave before the reset, and not so much that it stretches the drain. */
+#define DRAIN_IDLE_MS 50u
 
 /* ---- life ---- */
 
@@ -150,15 +153,21 @@ uint64_t sd_connection_reply_due(const sd_loop_t *loop, const sd_connection_t *c
     return c->reply_due < due ? c->reply_due : due;
 }
 
+static bool is_idle(const sd_connection_t *c)
+{
+    return sd_wire_is_idle(&c->wire) && c->input_len == 0;
+}
+
+/* Open for the next request, and without one. */
+static bool is_pooled(const sd_connection_t *c)
+{
+    return c->state == SD_READING && c->wire.persistent && is_idle(c);
+}
+
 void sd_connection_wait_for_input(sd_loop_t *loop, sd_connection_t *c)
 {
-    bool idle = sd_wire_is_idle(&c->wire) && c->input_len == 0;
+    bool idle = is_idle(c);
 
-    if (idle && loop->draining && c->wire.persistent) { /* nothing is owed: its owner opens another */
-        sd_count(loop->counters, drained);
-        sd_connection_close(loop, c);
-        return;
-    }
     c->state = SD_READING;
     if (c->wire.persistent && !c->kept_alive) {
         c->transport->keep_alive(c->fd);
@@ -171,7 +180,8 @@ void sd_connection_wait_for_input(sd_loop_t *loop, sd_connection_t *c)
     if (idle && c->ever_complete) {
         c->since = 0;
         sd_timer_set(&loop->wheel, &c->timer,
-                     loop->exec.now + ms(loop->server->config->idle_timeout));
+                     loop->exec.now
+                         + (loop->draining ? DRAIN_IDLE_MS : ms(loop->server->config->idle_timeout)));
     }
     else
         sd_timer_set(&loop->wheel, &c->timer, request_due(loop, c));
@@ -233,7 +243,12 @@ void sd_connection_timeout(sd_loop_t *loop, sd_connection_t *c)
         sd_connection_close(loop, c);
         return;
     }
-    if (c->state == SD_READING && c->ever_complete && sd_wire_is_idle(&c->wire) && c->input_len == 0) {
+    if (loop->draining && is_pooled(c)) {
+        sd_count(loop->counters, drained);
+        sd_connection_reset(loop, c);
+        return;
+    }
+    if (c->state == SD_READING && c->ever_complete && is_idle(c)) {
         sd_count(loop->counters, idle_timeouts);
         sd_connection_close(loop, c);
         return;
@@ -252,9 +267,8 @@ void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c)
         if (loop->open < open)
             return;
     }
-    /* a pooled connection without a request: its owner opens another one */
-    if (c->state == SD_READING && c->wire.persistent && sd_wire_is_idle(&c->wire)
-        && c->input_len == 0) {
+    /* its owner opens another one; if it has just been answered, in a moment */
+    if (is_pooled(c) && loop->turn_sent == 0) {
         sd_count(loop->counters, drained);
         sd_connection_reset(loop, c);
     }

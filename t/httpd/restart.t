@@ -11,6 +11,7 @@ use lib "$FindBin::Bin/../lib";
 use Test::More;
 use Sessiond::Test::Httpd ();
 use Sessiond::Test::Load  ();
+use Sessiond::Test::Client qw(frame_write);
 use Sessiond::Test::Net   qw(nap is_alive);
 
 my $LONG = $ENV{SESSIOND_TEST_LONG};
@@ -26,6 +27,7 @@ END
     # A hard restart may have to ask a busy web child twice.
     $h->allow_log(qr/still did not exit, sending a SIGTERM/);
     my ($parent, %pids, @loads) = ($h->pid, $h->sessiond_pid => 1);
+    my $under_way = 0;
 
     for my $word (qw(graceful restart)) {
         my $seen = $h->value('Stores');
@@ -63,12 +65,33 @@ END
         is_deeply([@$found{qw(lost wrong unanswered)}], [0, 0, 0], "$mpm: none is lost, none wrong")
             or diag join "\n", @{ $found->{examples} };
     }
+    # A frame that is under way when the drain begins is answered, and then the
+    # connection ends as trouble does: an orderly end would be taken for a "no".
+    my ($answer, $end) = ('none', '');
+    for my $try (1 .. 5) {    # a machine may stall for longer than the drain
+        my $c     = Sessiond::Test::Client->new($h->port);
+        my $write = frame_write('under-way', 'x' x 1000);
+        my $old   = $h->sessiond_pid;
+        $c->hello;
+        $c->send(substr $write, 0, 500, '');
+        kill USR1 => $parent;
+        $h->wait_for(sub { $h->status->{SessiondState} ne 'running' || $h->sessiond_pid != $old }, 60, 'the drain');
+        $c->send($write);
+        $answer = (($c->read_reply)[1] // {})->{type} // 'none';
+        $end = ($c->read_all)[0] if $answer eq 'K';
+        $h->wait_for(sub { $h->status->{SessiondState} eq 'running' && $h->sessiond_pid != $old }, 60, 'the next process');
+        $pids{ $h->sessiond_pid } = 1;
+        $under_way++;
+        last if $answer eq 'K';
+    }
+    is_deeply([$answer, $end], ['K', 'reset'], "$mpm: a frame under way is answered, then the connection is reset");
+
     is($h->check, 'clean', "$mpm: the store is clean");
     is($h->pid, $parent, "$mpm: the parent is the same");
     ok(is_alive($parent), "$mpm: and alive");
     my $status = $h->status;
     is($status->{SessiondRespawns}, 0, "$mpm: a restart is no respawn");
-    is(scalar keys %pids, 1 + $TIMES{graceful} + $TIMES{restart}, "$mpm: each restart had a session process of its own");
+    is(scalar keys %pids, 1 + $TIMES{graceful} + $TIMES{restart} + $under_way, "$mpm: each restart had a session process of its own");
     $h->wait_for(sub { !grep { $_ != $status->{SessiondPid} && is_alive($_) } keys %pids }, 30, 'the end of the old ones');
     pass("$mpm: no old process is left");
     cmp_ok($status->{SessiondStores} + $status->{SessiondWrites}, '>=',

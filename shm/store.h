@@ -71,6 +71,7 @@ typedef struct sd_store_options {
     uint32_t lanes;         /* threads that will use the store, 1 to SD_LANES_MAX */
     bool evict_when_full;   /* SessiondWhenFull evict */
     sd_counters_t *counters; /* `lanes` slots; the gauges in them are set anew */
+    bool takes_over;         /* told of all that the last process left held: adopts it */
 } sd_store_options_t;
 
 /* Attaches to a formatted segment. *reason is set with SD_INVALID. After an
@@ -165,6 +166,47 @@ void sd_ref_release(sd_lane_t *lane, sd_ref_t *ref);
 /* The value is no longer in the store: this reference, and perhaps others, are
  * all that keep its memory. */
 bool sd_ref_is_detached(sd_lane_t *lane, const sd_ref_t *ref);
+
+/* ---- handing over ------------------------------------------------------ */
+
+/* A process that ends while connections go on in the next one leaves it their
+ * chains and references: it saves each, hands over, and tells the next one, who
+ * attaches with `takes_over` and adopts each before anything else is done with
+ * the store. */
+
+/* Like sd_store_detach, but what is held stays held, for the next process. Every
+ * other thread has stopped using the store. True: left in order, and a process
+ * that takes over and adopts all of it finds nothing to repair. False: the
+ * segment is left as after a death, since a repair was not over; chains and
+ * references can be adopted all the same. */
+bool sd_store_hand_over(sd_store_t **store);
+
+/* What of a chain or a reference outlives its process. Plain numbers. */
+typedef struct sd_chain_state {
+    uint32_t head;     /* 0 = no chain */
+    uint32_t blocks;
+    uint32_t data_len;
+} sd_chain_state_t;
+
+typedef struct sd_ref_state {
+    uint64_t version;
+    uint32_t head;     /* 0 = no reference */
+    uint32_t data_len;
+    uint32_t left;
+} sd_ref_state_t;
+
+void sd_chain_save(const sd_chain_t *chain, sd_chain_state_t *state);
+void sd_ref_save(const sd_ref_t *ref, sd_ref_state_t *state);
+
+/* The chain or reference of a state that the last process saved; also where that
+ * one died before it had handed over. From the main thread, right after attach,
+ * before any other call on the store. SD_INVALID: there is no such thing in the
+ * segment, nothing was changed, and the chain or reference is zeroed; the state
+ * may say whatever it likes. What is left over when all is adopted comes back by
+ * the repair of the next process. A reference may also be SD_BUSY, as in
+ * sd_store_get. */
+sd_status_t sd_chain_adopt(sd_lane_t *lane, const sd_chain_state_t *state, sd_chain_t *chain);
+sd_status_t sd_ref_adopt(sd_lane_t *lane, const sd_ref_state_t *state, sd_ref_t *ref);
 
 /* ---- upkeep ------------------------------------------------------------ */
 

@@ -239,7 +239,7 @@ static void *keep_company(void *arg)
 
 const char *site_live(kill_site_t *s, uint64_t seed, bool company)
 {
-    sd_store_options_t options = { LEDGER_WORKERS + 1, s->scene->evict, s->f.counters };
+    sd_store_options_t options = { LEDGER_WORKERS + 1, s->scene->evict, s->f.counters, false };
     ledger_worker_t w[LEDGER_WORKERS];
     company_t other = { .wrong = NULL };
     uint32_t mine = company ? LEDGER_WORKERS - 1 : LEDGER_WORKERS, i, n;

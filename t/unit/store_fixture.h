@@ -27,6 +27,7 @@ typedef struct fixture {
     uint64_t size;
     uint32_t lanes;
     bool evict;
+    bool takes_over;    /* at the next attach */
     uint64_t now;       /* ms; tests move it themselves */
     sd_store_t *store;
     sd_lane_t *lane;    /* lane 0 */

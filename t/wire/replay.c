@@ -91,7 +91,7 @@ static uint64_t *counter(size_t i)
 static void open_store(run_t *r)
 {
     static const unsigned char seed[SD_SEED_BYTES] = "the same always";
-    sd_store_options_t options = { 1, r->t->evict, counters };
+    sd_store_options_t options = { 1, r->t->evict, counters, false };
     const char *reason;
 
     memset(memory, 0, r->t->memory);

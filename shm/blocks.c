@@ -155,6 +155,7 @@ uint32_t sd_blocks_free(sd_lane_t *lane, uint32_t head)
 
     if (head == 0)
         return 0;
+    sd_item(s, head)->magic = 0; /* it may become the midst of a value: handover.c */
     if (atomic_load_explicit(&s->repairing, memory_order_relaxed)) {
         n = free_during_repair(lane, head);
         sd_count_sub(lane->counters, blocks_used, n);

@@ -117,7 +117,7 @@ static const char *check_totals(walk_t *w)
     *w->where = unowned;
     if (s->repair.phase != SD_REPAIR_NONE)
         return NULL; /* what it has not found yet has no owner */
-    if (unowned != (uint64_t)atomic_load(&s->incoming) + atomic_load(&s->detached))
+    if (unowned != (uint64_t)atomic_load(&s->incoming) + atomic_load(&s->detached) + s->unadopted)
         return "blocks are lost: neither free nor in a value";
     for (i = 0; i < s->shard_count; i++)
         items += sd_shard_items(s, i);

@@ -81,7 +81,7 @@ bool sd_index_detach(sd_store_t *s, uint32_t block)
     uint32_t n = sd_item_blocks(item->key_len, item->data_len);
 
     if (atomic_load_explicit(&s->repairing, memory_order_relaxed))
-        sd_repair_note_detached(s, block);
+        sd_repair_keep(s, block);
     SD_KILL_POINT("index_detach: unreachable, not detached");
     /* counted before the pin is set: from then on the last reader may free it */
     atomic_fetch_add(&s->detached, n);

@@ -72,6 +72,8 @@ struct sd_store {
     sd_pins_t *pins;
     _Atomic uint32_t incoming; /* blocks in chains not published */
     _Atomic uint32_t detached; /* blocks kept only by readers */
+    uint32_t unadopted;        /* blocks that the last process left held and nobody has adopted */
+    unsigned char *adopted;    /* a bit for each block, set once it is; NULL = none is */
     _Atomic uint32_t reclaim_shard; /* where the search for expired memory goes on */
 
     _Atomic int repairing;     /* 1 while repair.phase != NONE */
@@ -147,6 +149,8 @@ static inline void sd_shard_set_items(sd_store_t *s, uint32_t shard, uint32_t it
 
 /* ---- segment.c ---- */
 const char *sd_segment_map(sd_store_t *s, void *raw, uint64_t size);
+void sd_store_flush(sd_store_t *s); /* the lanes' lists, to the pool */
+void sd_store_free(sd_store_t *s);  /* the handle */
 
 /* ---- hash.c ---- */
 uint64_t sd_hash(const sd_store_t *s, const void *key, size_t key_len);
@@ -202,8 +206,9 @@ void sd_expiry_note(sd_store_t *s, uint32_t shard, uint64_t expiry); /* under th
 /* ---- repair.c ---- */
 #define SD_REPAIR_STEP 65536u /* blocks looked at in one go: some 50 microseconds */
 void sd_repair_begin(sd_store_t *s);
-/* An item detached while the repair runs, under its shard's lock. */
-void sd_repair_note_detached(sd_store_t *s, uint32_t block);
+/* A chain that no item leads to, or no longer, and that the repair must not free:
+ * an item detached meanwhile (under its shard's lock), or what was adopted. */
+void sd_repair_keep(sd_store_t *s, uint32_t block);
 /* Moves free blocks of the dead process to the pool. Under the pool lock. */
 bool sd_repair_find_free(sd_lane_t *lane, uint32_t blocks);
 /* True: the block lies ahead of the search for free blocks, which will find it;

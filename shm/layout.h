@@ -57,6 +57,11 @@
 #define SD_LINK_TAG_SHIFT 28u
 #define SD_EPOCH_MAX 15u
 
+/* How the last process left. Anything else is an end that was not orderly; so a
+ * module that does not know one of these repairs. */
+#define SD_CLEAN 1u
+#define SD_CLEAN_HELD 2u /* in order, but for what it has told the next process of */
+
 typedef struct sd_lane_list {
     uint32_t head;  /* free blocks that one thread keeps to itself */
     uint32_t count;
@@ -79,9 +84,10 @@ typedef struct sd_header {
     uint64_t blocks_at;
     uint64_t created;    /* ms */
     unsigned char seed[SD_SEED_BYTES];
-    uint32_t clean;      /* 1: the last process detached in order */
+    uint32_t clean;      /* SD_CLEAN... */
     uint32_t epoch;      /* tag of blocks being taken now, 1 to 15; grows after an unclean end */
     uint32_t repaired_epoch; /* ... and that of the last repair brought to its end */
+    uint32_t held;       /* with SD_CLEAN_HELD: blocks that only chains and readers hold */
 
     _Alignas(64) _Atomic uint64_t version; /* last version given out */
 

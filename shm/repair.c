@@ -16,6 +16,7 @@
  * What is hard: others store and delete meanwhile. Whatever this process takes
  * carries the present tag from the start; an old item that goes before INDEX
  * has come to it gets the tag as it is detached, since a reader may hold it;
+ * what this process adopts (handover.c) gets it before the first step of all;
  * and a block freed ahead of the FREE cursor is left for FREE to find.
  *
  * There are fifteen tags, and processes that die before their repair is done
@@ -113,7 +114,7 @@ static void retag(sd_store_t *s, uint32_t block)
     }
 }
 
-void sd_repair_note_detached(sd_store_t *s, uint32_t block)
+void sd_repair_keep(sd_store_t *s, uint32_t block)
 {
     retag(s, block);
 }
@@ -238,6 +239,7 @@ static void free_orphans(sd_lane_t *lane, uint32_t from, uint32_t to)
 
         if (sd_link_is_free(word) || (word & ~SD_LINK_NEXT) == s->tag)
             continue;
+        sd_item(s, block)->magic = 0; /* as in sd_blocks_free */
         sd_link_set(s, block, h->pool_head);
         SD_KILL_POINT("free_orphans: leads to the pool's list");
         h->pool_head = block;

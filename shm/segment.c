@@ -73,7 +73,7 @@ const char *sd_segment_format(void *raw, uint64_t size, const unsigned char seed
     h->block_bytes = SD_BLOCK_BYTES;
     h->created = now;
     memcpy(h->seed, seed, SD_SEED_BYTES);
-    h->clean = 1;
+    h->clean = SD_CLEAN;
     h->epoch = h->repaired_epoch = 1;
     h->fresh = 1;
     h->magic = SD_MAGIC;
@@ -140,11 +140,14 @@ const char *sd_segment_map(sd_store_t *s, void *raw, uint64_t size)
 
 /* Could these lists of free blocks be what an orderly end left? If not they are
  * made anew, as after a death: they can be, and sessions cannot. */
-static bool left_in_order(const sd_header_t *h)
+static bool left_in_order(const sd_header_t *h, bool takes_over)
 {
     uint32_t i;
 
-    if (h->clean != 1 || h->pool_head >= h->fresh || h->pool_count >= h->fresh
+    if (h->clean != SD_CLEAN
+        && !(h->clean == SD_CLEAN_HELD && takes_over && h->held < h->fresh))
+        return false;
+    if (h->pool_head >= h->fresh || h->pool_count >= h->fresh
         || (h->pool_head == 0) != (h->pool_count == 0))
         return false;
     for (i = 0; i < SD_LANES_MAX; i++)
@@ -213,8 +216,10 @@ sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
         s->lanes[i].number = i;
         s->lanes[i].sweep_shard = (uint32_t)((uint64_t)s->shard_count * i / options->lanes);
     }
-    if (!left_in_order(s->header))
+    if (!left_in_order(s->header, options->takes_over))
         sd_repair_begin(s);
+    else if (s->header->clean == SD_CLEAN_HELD)
+        s->unadopted = s->header->held;
     s->tag = s->header->epoch << SD_LINK_TAG_SHIFT;
     __atomic_store_n(&s->header->clean, 0, __ATOMIC_SEQ_CST);
     SD_KILL_POINT("store_attach: not clean any more");
@@ -228,30 +233,45 @@ sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
     return SD_OK;
 }
 
+void sd_store_flush(sd_store_t *s)
+{
+    uint32_t i;
+
+    for (i = 0; i < s->lane_count; i++)
+        sd_blocks_flush(&s->lanes[i]);
+}
+
+void sd_store_free(sd_store_t *s)
+{
+    uint32_t i;
+
+    for (i = 0; i < SD_LOCKS; i++)
+        pthread_mutex_destroy(&s->locks[i].mutex);
+    pthread_mutex_destroy(&s->pool_lock);
+    free(s->adopted);
+    free(s->locks);
+    free(s->pins);
+    free(s);
+}
+
 void sd_store_detach(sd_store_t **store)
 {
     sd_store_t *s = *store;
-    uint32_t i;
 
     if (!s)
         return;
     *store = NULL;
-    for (i = 0; i < s->lane_count; i++)
-        sd_blocks_flush(&s->lanes[i]);
+    sd_store_flush(s);
     SD_KILL_POINT("store_detach: lists flushed, not clean");
     /* A repair that was not finished leaves blocks that no list has, and so do
-     * chains and references that someone still holds: then the segment counts
-     * as left uncleanly, and the next process looks for them. */
+     * chains and references that someone still holds, or that were left to this
+     * process and not adopted: then the segment counts as left uncleanly, and the
+     * next process looks for them. */
     if (s->repair.phase == SD_REPAIR_NONE && atomic_load(&s->incoming) == 0
-        && atomic_load(&s->detached) == 0)
-        __atomic_store_n(&s->header->clean, 1, __ATOMIC_SEQ_CST);
+        && atomic_load(&s->detached) == 0 && s->unadopted == 0)
+        __atomic_store_n(&s->header->clean, SD_CLEAN, __ATOMIC_SEQ_CST);
     SD_KILL_POINT("store_detach: clean");
-    for (i = 0; i < SD_LOCKS; i++)
-        pthread_mutex_destroy(&s->locks[i].mutex);
-    pthread_mutex_destroy(&s->pool_lock);
-    free(s->locks);
-    free(s->pins);
-    free(s);
+    sd_store_free(s);
 }
 
 sd_lane_t *sd_store_lane(sd_store_t *store, uint32_t number)

@@ -2,7 +2,8 @@
  *
  * kill_scenes.c: see the header. What is hard is to come by every point in few
  * operations: so there is a store that is full, one that evicts, one that is
- * damaged, and two whose repair has to be made before they serve.
+ * damaged, and two whose repair has to be made before they serve. In each the
+ * store is handed over twice: soon, alone, and at the end.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -14,7 +15,7 @@
 #include "kill_points.h"
 #include "kill_scenes.h"
 
-enum { OPERATIONS = 240, REPAIR_EVERY = 20 };
+enum { OPERATIONS = 240, REPAIR_EVERY = 20, HAND_OVER_AT = 30 };
 
 /* ---- the scenes ---- */
 
@@ -237,9 +238,60 @@ static void *keep_company(void *arg)
     return NULL;
 }
 
+static const char *attach(kill_site_t *s, bool takes_over)
+{
+    sd_store_options_t options = { LEDGER_WORKERS + 1, s->scene->evict, s->f.counters, takes_over };
+    const char *reason;
+
+    memset(s->f.counters, 0, sizeof s->f.counters);
+    sd_store_attach(&s->f.store, s->f.raw, s->f.size, &options, &reason);
+    return reason;
+}
+
+/* This worker holds a value that is no longer there, so that its blocks must be
+ * handed over. Where the store is full it may not. */
+static void hold_a_deleted_value(kill_site_t *s, ledger_worker_t *w)
+{
+    test_key_t key = ledger_key(s->ledger, LEDGER_WORKERS * LEDGER_OWN + LEDGER_SHARED);
+    uint64_t expiry = s->f.now + LEDGER_LIVE;
+
+    sd_ref_release(w->lane, &w->held);
+    if (value_store(w->lane, &key, 1, 1000, expiry, SD_VERSION_ANY, s->f.now, NULL) != SD_OK)
+        return;
+    sd_store_get(w->lane, key.bytes, key.len, s->f.now, &w->held);
+    sd_store_delete(w->lane, key.bytes, key.len, SD_VERSION_ANY, s->f.now);
+}
+
+/* Leaves what all workers hold to a next process, and goes on as that one. */
+static const char *hand_over(kill_site_t *s, ledger_worker_t *w)
+{
+    sd_chain_state_t chains[LEDGER_WORKERS];
+    sd_ref_state_t refs[LEDGER_WORKERS];
+    const char *wrong = NULL;
+    uint32_t i;
+
+    hold_a_deleted_value(s, &w[0]);
+    for (i = 0; i < LEDGER_WORKERS; i++) {
+        sd_chain_save(&w[i].open, &chains[i]);
+        sd_ref_save(&w[i].held, &refs[i]);
+    }
+    sd_store_hand_over(&s->f.store);
+    if ((wrong = attach(s, true)))
+        return wrong;
+    for (i = 0; i < LEDGER_WORKERS && !wrong; i++) {
+        w[i].lane = sd_store_lane(s->f.store, i);
+        if (sd_chain_adopt(w[i].lane, &chains[i], &w[i].open) != SD_OK && chains[i].head != 0)
+            wrong = "a chain was not adopted";
+        if (sd_ref_adopt(w[i].lane, &refs[i], &w[i].held) != SD_OK && refs[i].head != 0)
+            wrong = "a reference was not adopted";
+        if (s->f.store->repair.alone) /* what was held has been freed before it served */
+            wrong = NULL;
+    }
+    return wrong;
+}
+
 const char *site_live(kill_site_t *s, uint64_t seed, bool company)
 {
-    sd_store_options_t options = { LEDGER_WORKERS + 1, s->scene->evict, s->f.counters, false };
     ledger_worker_t w[LEDGER_WORKERS];
     company_t other = { .wrong = NULL };
     uint32_t mine = company ? LEDGER_WORKERS - 1 : LEDGER_WORKERS, i, n;
@@ -247,8 +299,7 @@ const char *site_live(kill_site_t *s, uint64_t seed, bool company)
     pthread_t thread;
     sd_lane_t *keeper;
 
-    memset(s->f.counters, 0, sizeof s->f.counters);
-    if (sd_store_attach(&s->f.store, s->f.raw, s->f.size, &options, &wrong) != SD_OK)
+    if ((wrong = attach(s, false)))
         return wrong;
     keeper = sd_store_lane(s->f.store, LEDGER_WORKERS);
     while (s->scene->repair_first && sd_store_repair(keeper, s->f.now))
@@ -261,7 +312,11 @@ const char *site_live(kill_site_t *s, uint64_t seed, bool company)
         return "no thread";
     for (n = 0; n < OPERATIONS && !wrong; n++) {
         wrong = ledger_operate(&w[n % mine]);
-        if (n % REPAIR_EVERY == 0)
+        if (n == HAND_OVER_AT && !company && !wrong) {
+            wrong = hand_over(s, w); /* after a death the repair is not over yet */
+            keeper = sd_store_lane(s->f.store, LEDGER_WORKERS);
+        }
+        if (n % REPAIR_EVERY == 0 && !wrong)
             sd_store_repair(keeper, s->f.now);
     }
     atomic_store(&other.stop, true);
@@ -269,12 +324,16 @@ const char *site_live(kill_site_t *s, uint64_t seed, bool company)
         wrong = "no end of a thread";
     if (company) {
         wrong = wrong ? wrong : other.wrong;
-        ledger_let_go(&other.w);
+        w[mine] = other.w;
     }
-    for (i = 0; i < mine; i++)
+    if (!wrong)
+        wrong = hand_over(s, w);
+    if (wrong)
+        return wrong;
+    for (i = 0; i < LEDGER_WORKERS; i++)
         ledger_let_go(&w[i]);
     sd_store_detach(&s->f.store);
-    return wrong;
+    return NULL;
 }
 
 bool site_live_and_die(kill_site_t *s, uint64_t seed, bool company)

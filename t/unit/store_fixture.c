@@ -98,6 +98,7 @@ void store_die(sd_store_t **store)
     for (i = 0; i < SD_LOCKS; i++)
         pthread_mutex_destroy(&s->locks[i].mutex);
     pthread_mutex_destroy(&s->pool_lock);
+    free(s->adopted);
     free(s->locks);
     free(s->pins);
     free(s);

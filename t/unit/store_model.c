@@ -413,6 +413,72 @@ void model_restart(model_t *m, uint32_t lanes, bool let_all_go)
     assert_int_equal(m->repairing || m->f->store->repair.alone, !whole);
 }
 
+static void adopt_chain(model_t *m, model_chain_t *to, const model_chain_t *was, bool lost)
+{
+    sd_chain_t want = was->chain;
+    sd_chain_state_t state;
+
+    want.privileged = false;
+    sd_chain_save(&was->chain, &state);
+    if (want.head != 0)
+        assert_int_equal(sd_chain_adopt(any_lane(m), &state, &to->chain), lost ? SD_INVALID : SD_OK);
+    if (lost)
+        return;
+    *to = *was;
+    to->chain.privileged = false;
+    assert_memory_equal(&to->chain, &want, sizeof want);
+}
+
+static void adopt_hold(model_t *m, model_hold_t *to, const model_hold_t *was, bool lost)
+{
+    sd_ref_state_t state;
+
+    sd_ref_save(&was->ref, &state);
+    if (was->ref.head == 0)
+        return;
+    assert_int_equal(sd_ref_adopt(any_lane(m), &state, &to->ref), lost ? SD_INVALID : SD_OK);
+    if (lost)
+        return;
+    assert_memory_equal(&to->ref, &was->ref, sizeof to->ref);
+    to->seed = was->seed;
+    to->len = was->len;
+}
+
+void model_hand_over(model_t *m, uint32_t lanes, bool dies)
+{
+    model_chain_t chains[MODEL_CHAINS];
+    model_hold_t holds[MODEL_HOLDS];
+    bool detached[MODEL_HOLDS], in_order = !dies && !m->repairing, lost;
+    uint32_t incoming = atomic_load(&m->f->store->incoming), i;
+    uint32_t waiting = sd_store_detached(m->f->store);
+
+    note_evictions(m);
+    memcpy(chains, m->chains, sizeof chains);
+    memcpy(holds, m->holds, sizeof holds);
+    for (i = 0; i < MODEL_HOLDS; i++)
+        detached[i] = sd_ref_is_detached(m->f->lane, &holds[i].ref);
+    if (dies)
+        fixture_die(m->f);
+    else
+        assert_int_equal(sd_store_hand_over(&m->f->store), in_order);
+    m->f->takes_over = true;
+    succeed(m, lanes);
+    m->f->takes_over = false;
+    lost = m->f->store->repair.alone; /* all was repaired before anything could be adopted */
+    assert_int_equal(m->repairing || lost, !in_order);
+    for (i = 0; i < MODEL_CHAINS; i++)
+        adopt_chain(m, &m->chains[i], &chains[i], lost);
+    for (i = 0; i < MODEL_HOLDS; i++) {
+        adopt_hold(m, &m->holds[i], &holds[i], lost && detached[i]);
+        if (m->holds[i].ref.head != 0)
+            assert_int_equal(sd_ref_is_detached(m->f->lane, &holds[i].ref), detached[i]);
+    }
+    assert_int_equal(atomic_load(&m->f->store->incoming), lost ? 0 : incoming);
+    assert_int_equal(sd_store_detached(m->f->store), lost ? 0 : waiting);
+    assert_int_equal(m->f->store->unadopted, 0);
+    assert_clean(m->f->store);
+}
+
 void model_settle(model_t *m)
 {
     uint64_t blocks = 0, live = 0;

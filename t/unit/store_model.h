@@ -62,6 +62,9 @@ void model_die(model_t *m, uint32_t lanes);
 /* The process ends in order, or nearly so: with what is held not let go, its
  * blocks are lost to the next one, which must notice and repair. */
 void model_restart(model_t *m, uint32_t lanes, bool let_all_go);
+/* The process leaves what is held and under way to the next one, which adopts
+ * all of it. `dies`: it has told of everything, and then it died. */
+void model_hand_over(model_t *m, uint32_t lanes, bool dies);
 /* Lets go of all references and chains, sweeps, and compares every number. */
 void model_settle(model_t *m);
 void model_close(model_t *m);

@@ -74,6 +74,7 @@ bool sd_board_make(sd_board_t **writable, const sd_board_t **readable)
     }
     sd_board_text_set((*writable)->last_check, "never");
     sd_board_text_set((*writable)->last_repair, "never");
+    sd_board_text_set((*writable)->last_handover, "never");
     return true;
 }
 

@@ -22,6 +22,10 @@
 #include "shm/counters.h"
 #include "shm/store.h"
 
+/* Of sd_board_t and sd_counters_t; its size tells, too. */
+#ifndef SD_BOARD_VERSION
+#define SD_BOARD_VERSION 1u
+#endif
 #define SD_BOARD_TEXT 160
 
 typedef enum { SD_STATE_OFF, SD_STATE_STARTING, SD_STATE_RUNNING, SD_STATE_DRAINING, SD_STATE_DOWN } sd_state_t;
@@ -46,6 +50,7 @@ typedef struct sd_board {
     _Atomic uint32_t checks;       /* store checks finished */
     char last_check[SD_BOARD_TEXT];
     char last_repair[SD_BOARD_TEXT];
+    char last_handover[SD_BOARD_TEXT];
 
     _Alignas(64) sd_counters_t slot[SD_LANES_MAX];
 } sd_board_t;

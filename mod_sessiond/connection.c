@@ -17,7 +17,7 @@
 
 /* ---- life ---- */
 
-static sd_connection_t *take(sd_loop_t *loop)
+sd_connection_t *sd_connection_take(sd_loop_t *loop, int fd, const sd_transport_t *transport)
 {
     sd_connection_t *c = loop->spare;
 
@@ -25,10 +25,15 @@ static sd_connection_t *take(sd_loop_t *loop)
         loop->spare = c->next;
         loop->spares--;
     }
-    else if (!(c = malloc(sizeof *c)))
+    else if (!(c = malloc(sizeof *c))) {
+        transport->end_is_reset(fd, true);
+        transport->close(fd);
         return NULL;
+    }
     memset(c, 0, sizeof *c);
     c->source = SD_SOURCE_CONNECTION;
+    c->fd = fd;
+    c->transport = transport;
     sd_wire_setup(&c->wire);
     c->next = loop->connections;
     if (c->next)
@@ -192,15 +197,10 @@ void sd_connection_wait_for_input(sd_loop_t *loop, sd_connection_t *c)
 
 void sd_connection_open(sd_loop_t *loop, int fd, const sd_transport_t *transport)
 {
-    sd_connection_t *c = take(loop);
+    sd_connection_t *c = sd_connection_take(loop, fd, transport);
 
-    if (!c) {
-        transport->end_is_reset(fd, true);
-        transport->close(fd);
+    if (!c)
         return;
-    }
-    c->fd = fd;
-    c->transport = transport;
     c->since = loop->exec.now;
     loop->turn_sent = loop->turn_replies = 0;
     sd_exchange_read(loop, c);
@@ -208,6 +208,7 @@ void sd_connection_open(sd_loop_t *loop, int fd, const sd_transport_t *transport
 
 void sd_connection_resume(sd_loop_t *loop, sd_connection_t *c)
 {
+    c->awake = false;
     loop->turn_sent = loop->turn_replies = 0;
     c->state = SD_READING;
     if (sd_exchange_go_on(loop, c))

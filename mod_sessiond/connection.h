@@ -30,6 +30,7 @@ typedef struct sd_connection {
     bool goes_first;      /* may take memory beyond the quarter */
     bool was_held_back;   /* ... and this request has been counted as held back */
     bool asked;           /* others were asked for memory for this request already */
+    bool awake;           /* taken over: it may have input that it can go on with */
     uint32_t held;        /* bytes looked at that are still in the socket, see read_once */
     uint8_t interest;
     uint8_t after;        /* sd_after_t: what follows the stalled reply */
@@ -48,16 +49,19 @@ typedef struct sd_connection {
     uint32_t input_len;
 } sd_connection_t;
 
-/* Takes over an accepted socket and serves what has come. */
+/* Begins with an accepted socket and serves what has come. */
 void sd_connection_open(sd_loop_t *loop, int fd, const sd_transport_t *transport);
 void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, bool writable);
-/* A paused one goes on. */
+/* One that was paused, or taken over, goes on. */
 void sd_connection_resume(sd_loop_t *loop, sd_connection_t *c);
 void sd_connection_timeout(sd_loop_t *loop, sd_connection_t *c);
 /* The loop is draining: serve what is there, end what is idle. */
 void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c);
 /* Ends it in trouble. */
 void sd_connection_reset(sd_loop_t *loop, sd_connection_t *c);
+
+/* A connection that does nothing yet. NULL: no memory; the socket has been reset. */
+sd_connection_t *sd_connection_take(sd_loop_t *loop, int fd, const sd_transport_t *transport);
 
 /* ---- for exchange.c ---- */
 

@@ -11,6 +11,7 @@
 
 #include <apr_strings.h>
 
+#include "halt.h"
 #include "keeper.h"
 #include "log.h"
 #include "loop.h"
@@ -20,6 +21,7 @@
 #define SWEEP_BUCKETS 32768u
 #define REPAIR_STEPS 8
 #define LOG_EVERY_MS 60000u
+#define HALT_MS 10000u
 
 /* Over all slots; `at` is the counter's offset in one. */
 static uint64_t sum_at(const sd_server_t *server, size_t at)
@@ -118,28 +120,6 @@ void sd_keeper_tick(sd_keeper_t *k, uint64_t now)
 
 /* ---- the check ---- */
 
-typedef struct sd_halt {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    uint32_t halted;
-    bool go_on;
-} sd_halt_t;
-
-static void halt(sd_loop_t *loop, void *what)
-{
-    sd_halt_t *h = what;
-
-    (void)loop;
-    pthread_mutex_lock(&h->lock);
-    h->halted++;
-    pthread_cond_broadcast(&h->changed);
-    while (!h->go_on)
-        pthread_cond_wait(&h->changed, &h->lock);
-    h->halted--;
-    pthread_cond_broadcast(&h->changed);
-    pthread_mutex_unlock(&h->lock);
-}
-
 typedef struct sd_walk {
     sd_store_t *store;
     const char *rule;
@@ -186,9 +166,8 @@ static void publish_check(sd_board_t *board, const sd_walk_t *w, uint64_t took)
 
 void sd_keeper_check(sd_keeper_t *k, void (*beat)(void *data), void *data)
 {
-    sd_halt_t h = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, false };
-    sd_walk_t w = { k->server->store, "no memory to halt the threads", 0 };
-    uint32_t posted = 0;
+    sd_walk_t w = { k->server->store, "the threads could not be halted", 0 };
+    sd_halt_t *halt;
     uint64_t began;
 
     /* a repair that is under way would have to be taken into account; finish it */
@@ -197,18 +176,11 @@ void sd_keeper_check(sd_keeper_t *k, void (*beat)(void *data), void *data)
         beat(data);
     }
     sd_board_text_set(k->server->board->last_check, "running");
-    while (posted < k->server->loops && sd_loop_post(k->server->loop[posted], halt, &h))
-        posted++;
-    pthread_mutex_lock(&h.lock);
-    while (h.halted < posted)
-        pthread_cond_wait(&h.changed, &h.lock);
+    halt = sd_halt_begin(k->server, HALT_MS);
     began = sd_clock_ms();
-    if (posted == k->server->loops)
+    if (halt) {
         walk_and_beat(&w, beat, data);
-    h.go_on = true;
-    pthread_cond_broadcast(&h.changed);
-    while (h.halted > 0)
-        pthread_cond_wait(&h.changed, &h.lock);
-    pthread_mutex_unlock(&h.lock);
+        sd_halt_end(&halt);
+    }
     publish_check(k->server->board, &w, sd_clock_ms() - began);
 }

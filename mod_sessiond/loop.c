@@ -241,12 +241,26 @@ static void turn(sd_loop_t *loop)
         sd_count_add(loop->counters, busy_us, sd_clock_us() - began);
 }
 
+/* What was taken over may have come complete in the old process's memory, and
+ * then nothing more would wake it. */
+static void wake_taken_over(sd_loop_t *loop)
+{
+    sd_connection_t *c, *next;
+
+    for (c = loop->connections; c; c = next) {
+        next = c->next;
+        if (c->awake)
+            sd_connection_resume(loop, c);
+    }
+}
+
 static void *run(void *data)
 {
     sd_loop_t *loop = data;
 
+    sd_server_wait_for_go(loop->server);
     loop->exec.now = sd_clock_ms();
-    sd_timer_wheel_setup(&loop->wheel, loop->exec.now);
+    wake_taken_over(loop);
     close_retiring(loop);
     poll_listeners(loop, true);
     while (!loop->stopped)
@@ -317,16 +331,24 @@ void sd_loop_destroy(sd_loop_t **loop)
     free(l);
 }
 
-int sd_loop_start(sd_loop_t *loop)
+void sd_loop_prepare(sd_loop_t *loop)
 {
-    int err;
+    uint64_t now = sd_clock_ms();
 
     loop->lane = sd_store_lane(loop->server->store, loop->number + 1);
     loop->counters = sd_lane_counters(loop->lane);
     loop->exec.lane = loop->lane;
     loop->exec.counters = loop->counters;
     loop->exec.limits = &loop->server->limits;
-    atomic_store(&loop->beat, sd_clock_ms());
+    loop->exec.now = now;
+    sd_timer_wheel_setup(&loop->wheel, now);
+    atomic_store(&loop->beat, now);
+}
+
+int sd_loop_start(sd_loop_t *loop)
+{
+    int err;
+
     err = pthread_create(&loop->thread, NULL, run, loop);
     loop->started = err == 0;
     return err;

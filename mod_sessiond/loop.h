@@ -77,8 +77,10 @@ typedef struct sd_loop {
 sd_loop_t *sd_loop_create(sd_server_t *server, uint32_t number);
 /* After its thread has ended. */
 void sd_loop_destroy(sd_loop_t **loop);
-/* Starts the thread. 0 or an errno. */
+/* Starts the thread, which waits for sd_server_wait_for_go. 0 or an errno. */
 int sd_loop_start(sd_loop_t *loop);
+/* The store has been attached: from now on the loop can have connections. */
+void sd_loop_prepare(sd_loop_t *loop);
 
 /* Has `call(loop, what)` run in the loop's thread. From any thread. False: no
  * memory. */

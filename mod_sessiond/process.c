@@ -15,7 +15,6 @@
  *    number is then anybody's, and only the kernel is asked who is our child.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -26,6 +25,8 @@
 #include <http_core.h>
 #include <apr_strings.h>
 
+#include "forks.h"
+#include "handover.h"
 #include "log.h"
 #include "process.h"
 #include "retained.h"
@@ -40,19 +41,33 @@
 static const sd_config_t *present_config; /* of this load of the module; on pconf */
 static apr_pool_t *present_pconf;
 static pid_t parent_pid;
-static sd_retained_t *held;   /* what a fork has to let go of */
-static bool forking_our_own;
 
 static bool start_child(sd_retained_t *r);
 
 /* ---- children ---- */
 
-static sd_child_t *serving_child(sd_retained_t *r)
+/* The latest process that is to serve, or already does; NULL = none. */
+static sd_child_t *latest_child(sd_retained_t *r)
+{
+    sd_child_t *latest = NULL;
+    int i;
+
+    for (i = 0; i < SD_PROCESSES_MAX; i++) {
+        sd_child_t *child = &r->child[i];
+
+        if (child->proc.pid > 0 && !child->retiring && (!latest || child->started > latest->started))
+            latest = child;
+    }
+    return latest;
+}
+
+/* One that has served and has not been told to go, or has not handed over yet. */
+static sd_child_t *ready_child(sd_retained_t *r)
 {
     int i;
 
     for (i = 0; i < SD_PROCESSES_MAX; i++)
-        if (r->child[i].proc.pid > 0 && !r->child[i].retiring)
+        if (r->child[i].proc.pid > 0 && !r->child[i].retiring && r->child[i].ready_at != 0)
             return &r->child[i];
     return NULL;
 }
@@ -79,6 +94,13 @@ static void forget(sd_child_t *child)
     child->control = -1;
 }
 
+static void retire(sd_child_t *child)
+{
+    if (!child->retiring)
+        child->retired_at = sd_clock_ms();
+    child->retiring = true;
+}
+
 /* Reads what a process has said; it never blocks, and nothing of it is more
  * than a hint: a dead process is known by the kernel's word. */
 static void hear(sd_child_t *child)
@@ -90,6 +112,10 @@ static void hear(sd_child_t *child)
         case SD_NEWS_READY:
             child->ready_at = news.at;
             child->heard = sd_clock_ms();
+            break;
+        case SD_NEWS_HANDED_OVER:
+            retire(child);
+            child->handed_over = true;
             break;
         case SD_NEWS_BEAT:
             if (news.stalled_ms < HANG_SECONDS * 1000)
@@ -129,31 +155,56 @@ static void log_end(pid_t pid, int status)
         sd_log(ERR, 0, "session process %" APR_PID_T_FMT " was killed by signal %d", pid, code);
 }
 
+/* A process that has ended: was that to be expected? One that was started for a
+ * restart and ends before it serves leaves the service to whoever has it. */
 static void note_end(sd_retained_t *r, sd_child_t *child, int status)
 {
-    pid_t pid = child->proc.pid;
-    bool expected, served;
+    sd_child_t ended;
+    sd_child_t *other;
+    int i;
 
-    hear(child);
-    /* prefork sends SIGTERM to its whole process group when it stops */
-    expected = child->retiring || (status == 0 && is_stopping());
-    served = child->ready_at != 0 && sd_clock_ms() - child->ready_at >= SERVED_A_MOMENT_MS;
+    for (i = 0; i < SD_PROCESSES_MAX; i++)
+        if (r->child[i].proc.pid > 0)
+            hear(&r->child[i]);
+    ended = *child;
     forget(child);
-    if (expected)
+    if (ended.retiring) {
+        if (ready_child(r))
+            sd_listener_set_forget_retiring(&r->listeners); /* it has served and shut them down */
         return;
-    r->failures = served ? 0 : r->failures + 1;
-    atomic_store(&r->board->down_since, sd_clock_ms());
-    atomic_store(&r->board->state, SD_STATE_DOWN);
-    log_end(pid, status);
+    }
+    /* prefork sends SIGTERM to its whole process group when it stops; and one that
+     * could not hand over ends in order, as one does that gave way to a later one */
+    other = latest_child(r);
+    if (status == 0 && (is_stopping() || other))
+        return;
+    log_end(ended.proc.pid, status);
+    if ((other = ready_child(r))) {
+        sd_log(NOTICE, 0, "session process %" APR_PID_T_FMT " goes on serving%s", other->proc.pid,
+               other->started < ended.started ? ", with the configuration that it was started with" : "");
+        return;
+    }
+    r->failures = ended.ready_at != 0 && sd_clock_ms() - ended.ready_at >= SERVED_A_MOMENT_MS
+                      ? 0
+                      : r->failures + 1;
+    if (sd_retained_board(r)) {
+        atomic_store(&r->board->down_since, sd_clock_ms());
+        atomic_store(&r->board->state, SD_STATE_DOWN);
+    }
 }
 
-/* One has ended; if it was serving, another one takes its place. */
+/* There is something to serve, and nobody to do it. */
+static bool is_needed(sd_retained_t *r)
+{
+    return !latest_child(r) && present_config && r->segment && sd_retained_board(r) && !is_stopping()
+           && sd_listener_set_count(&r->listeners) > 0;
+}
+
+/* One has ended; if nobody serves or is about to, another one takes its place. */
 static void replace(sd_retained_t *r, sd_child_t *child, int status)
 {
-    bool was_serving = !child->retiring;
-
     note_end(r, child, status);
-    if (was_serving && !is_stopping()) {
+    if (is_needed(r)) {
         atomic_fetch_add(&r->board->respawns, 1);
         (void)start_child(r); /* if it fails, the monitor tries again */
     }
@@ -225,8 +276,8 @@ static int delay_ms(const sd_retained_t *r)
     return ms < DELAY_MOST_MS ? ms : DELAY_MOST_MS;
 }
 
-/* What the child begins with. Those that still live are named, so that it
- * waits for them: two must never have the store at once. */
+/* What the child begins with. Those that may have the store are named, so that it
+ * asks them for it and waits: two must never have it at once. */
 static void prepare(sd_retained_t *r, sd_start_t *start, int control)
 {
     int i;
@@ -241,7 +292,7 @@ static void prepare(sd_retained_t *r, sd_start_t *start, int control)
     start->delay_ms = delay_ms(r);
     start->parent = getpid();
     for (i = 0; i < SD_PROCESSES_MAX; i++)
-        if (r->child[i].proc.pid > 0) {
+        if (r->child[i].proc.pid > 0 && !r->child[i].handed_over) {
             start->earlier[start->earlier_count] = r->child[i].control;
             start->earlier_pid[start->earlier_count++] = r->child[i].proc.pid;
         }
@@ -270,13 +321,13 @@ static bool start_child(sd_retained_t *r)
      * run httpd's handler there and be lost. */
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);
-    forking_our_own = true;
+    sd_forks_are_ours(true);
     pid = fork();
     if (pid == 0) {
         close(pair[0]);
         sd_server_run(&start);
     }
-    forking_our_own = false;
+    sd_forks_are_ours(false);
     sigprocmask(SIG_SETMASK, &before, NULL);
     sd_retained_share_memory(r, false);
     close(pair[1]);
@@ -288,20 +339,21 @@ static bool start_child(sd_retained_t *r)
     child->proc.pid = pid;
     child->control = pair[0];
     child->heard = sd_clock_ms();
+    child->started = ++r->starts;
     register_child(child);
     return true;
 }
 
-static void retire_all(sd_retained_t *r, const sd_child_t *but)
+static void retire_all(sd_retained_t *r)
 {
     int i;
 
     for (i = 0; i < SD_PROCESSES_MAX; i++) {
         sd_child_t *child = &r->child[i];
 
-        if (child->proc.pid <= 0 || child == but || child->retiring)
+        if (child->proc.pid <= 0 || child->retiring)
             continue;
-        child->retiring = true;
+        retire(child);
         signal_child(child, SIGTERM);
     }
 }
@@ -323,7 +375,7 @@ static void stop_all(sd_retained_t *r)
 {
     int i, left, waited;
 
-    retire_all(r, NULL);
+    retire_all(r);
     for (waited = 0; waited < STOP_MS; waited += 10) {
         for (i = left = 0; i < SD_PROCESSES_MAX; i++)
             left += r->child[i].proc.pid > 0 && !is_reaped(&r->child[i]);
@@ -343,10 +395,12 @@ static void stop_all(sd_retained_t *r)
  * session process to go. So it is told now that it will hear from us again. */
 static void announce_restart(sd_retained_t *r)
 {
-    sd_child_t *child = serving_child(r);
+    static const char word = SD_WORD_RESTART;
+    int i;
 
-    if (child)
-        (void)send(child->control, "r", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    for (i = 0; i < SD_PROCESSES_MAX; i++)
+        if (r->child[i].proc.pid > 0 && !r->child[i].retiring)
+            (void)send(r->child[i].control, &word, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /* pconf goes: at a restart the process serves on until its successor is there,
@@ -362,86 +416,12 @@ static apr_status_t end_of_config(void *data)
         stop_all(r);
         sd_listener_set_shutdown(&r->listeners);
         sd_listener_set_close(&r->listeners);
-        if (r->board)
+        if (sd_retained_board(r))
             atomic_store(&r->board->state, SD_STATE_OFF);
     }
     else
         announce_restart(r);
     return APR_SUCCESS;
-}
-
-/* ---- waking up for a death ---- */
-
-/* httpd looks for dead children once a second. A signal that has a handler
- * ends its sleep, so that a session process is replaced at once. */
-static void wake(int signal)
-{
-    (void)signal;
-}
-
-static apr_status_t stop_waking(void *data)
-{
-    struct sigaction sa;
-
-    (void)data;
-    if (sigaction(SIGCHLD, NULL, &sa) == 0 && sa.sa_handler == wake) {
-        sa.sa_handler = SIG_DFL;
-        (void)sigaction(SIGCHLD, &sa, NULL);
-    }
-    return APR_SUCCESS;
-}
-
-static void wake_for_deaths(apr_pool_t *pconf)
-{
-    struct sigaction sa;
-
-    if (sigaction(SIGCHLD, NULL, &sa) != 0 || sa.sa_handler != SIG_DFL)
-        return; /* somebody else's: leave it */
-    memset(&sa, 0, sizeof sa);
-    sa.sa_handler = wake;
-    sa.sa_flags = SA_RESTART | SA_NOCLDSTOP;
-    sigemptyset(&sa.sa_mask);
-    if (sigaction(SIGCHLD, &sa, NULL) == 0)
-        /* before our code is unloaded */
-        apr_pool_cleanup_register(pconf, NULL, stop_waking, apr_pool_cleanup_null);
-}
-
-/* ---- forks that are not ours ---- */
-
-/* Web children, and the daemons of other modules: the sockets, the control
- * sockets and the handler of SIGCHLD are not their business. */
-static void let_go(void)
-{
-    int i;
-
-    if (!held)
-        return;
-    (void)stop_waking(NULL);
-    held->board = NULL; /* not mapped here */
-    sd_listener_set_close(&held->listeners);
-    for (i = 0; i < SD_PROCESSES_MAX; i++) {
-        if (held->child[i].control >= 0)
-            close(held->child[i].control);
-        held->child[i].control = -1;
-    }
-    held = NULL; /* these numbers may soon be others' */
-}
-
-static void after_fork(void)
-{
-    if (!forking_our_own)
-        let_go();
-}
-
-/* child_init would be too late for those that are no web children, such as
- * mod_cgid's daemon. The C library forgets the handler when our code goes. */
-static void let_forks_go(sd_retained_t *r)
-{
-    static bool registered;
-
-    held = r;
-    if (!registered)
-        registered = pthread_atfork(NULL, NULL, after_fork) == 0;
 }
 
 /* ---- hooks ---- */
@@ -458,7 +438,7 @@ int sd_process_open(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG)
         r->starting = true;
     else
-        let_forks_go(r); /* before other modules' post_config */
+        sd_forks_let_go(r); /* before other modules' post_config */
     if (!r->starting || config->endpoints->nelts == 0)
         return OK; /* a running httpd: post_config does it, and never fails */
     if (!sd_listener_set_open(&r->listeners, config, true, ptemp)
@@ -473,7 +453,7 @@ int sd_process_open(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
 static void reopen(sd_retained_t *r, const sd_config_t *config, apr_pool_t *ptemp, server_rec *s)
 {
     (void)sd_listener_set_open(&r->listeners, config, false, ptemp);
-    if (!r->segment && config->endpoints->nelts > 0
+    if (config->endpoints->nelts > 0
         && sd_retained_make_segment(r, config, s->process->pool))
         sd_retained_share_memory(r, false);
     if (r->segment && config->memory != r->memory_made && config->memory != r->memory_told)
@@ -486,7 +466,7 @@ static void reopen(sd_retained_t *r, const sd_config_t *config, apr_pool_t *ptem
 int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
     sd_retained_t *r = sd_retained_get();
-    sd_child_t *before;
+    bool serves;
     int i;
 
     (void)plog;
@@ -502,6 +482,7 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
     present_pconf = pconf;
     parent_pid = getpid();
     reap(r);
+    sd_listener_set_close_dead(&r->listeners); /* those that were to go, and have gone */
     if (!r->starting)
         reopen(r, present_config, ptemp, s);
     r->starting = false;
@@ -509,29 +490,39 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
     for (i = 0; i < SD_PROCESSES_MAX; i++)
         if (r->child[i].proc.pid > 0)
             register_child(&r->child[i]);
-    before = serving_child(r);
     if (sd_listener_set_count(&r->listeners) == 0 || !r->segment) {
-        if (r->board) /* before it is told to go: what it puts up then is not the last word */
+        if (sd_retained_board(r)) /* before it is told to go: what it puts up then is not the last word */
             atomic_store(&r->board->state, SD_STATE_OFF);
-        retire_all(r, NULL);
+        serves = latest_child(r) != NULL;
+        retire_all(r);
         sd_listener_set_shutdown(&r->listeners);
         sd_listener_set_close(&r->listeners);
-        if (before)
+        if (serves)
             sd_log(NOTICE, 0, "no SessiondListen any more: sessions are no longer served (they "
                    "are kept until httpd stops)");
         return OK;
     }
-    wake_for_deaths(pconf);
-    /* The new one is made first and waits for the old one: so the gap is the
-     * old one's drain only. If it cannot be made, the old one serves on. */
-    if (!start_child(r))
-        return OK;
-    if (before) {
-        before->retiring = true;
-        signal_child(before, SIGTERM);
-    }
-    sd_listener_set_forget_retiring(&r->listeners);
+    sd_forks_wake_for_deaths(pconf);
+    /* It asks the earlier one for all that it has once it is ready itself. If it
+     * cannot be made, or does not become ready, the earlier one serves on. */
+    if (sd_retained_board(r)) /* else the log has said why not */
+        (void)start_child(r);
     return OK;
+}
+
+/* Kills one that hangs: whose threads do not turn, or that does not end. */
+static void look_for_hang(sd_child_t *child, uint64_t now)
+{
+    uint64_t since = child->retiring ? child->retired_at : child->heard;
+
+    if (now - since <= HANG_SECONDS * 1000)
+        return;
+    sd_log(ERR, 0, "session process %" APR_PID_T_FMT " %s %d s: killing it", child->proc.pid,
+           child->retiring ? "was to end, and has not for"
+           : child->ready_at != 0 ? "has a thread that hangs for over"
+                                  : "has not become ready, nor said why, for",
+           HANG_SECONDS);
+    signal_child(child, SIGKILL);
 }
 
 int sd_process_monitor(apr_pool_t *pool, server_rec *s)
@@ -541,10 +532,9 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
 
     (void)pool;
     (void)s;
-    if (!r || !r->board)
+    if (!r || !sd_retained_board(r))
         return DECLINED;
-    if (!serving_child(r) && present_config && r->segment && !is_stopping()
-        && sd_listener_set_count(&r->listeners) > 0)
+    if (is_needed(r))
         (void)start_child(r);
     for (i = 0; i < SD_PROCESSES_MAX; i++) {
         sd_child_t *child = &r->child[i];
@@ -557,11 +547,7 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
             continue;
         }
         hear(child);
-        if (child->ready_at != 0 && sd_clock_ms() - child->heard > HANG_SECONDS * 1000) {
-            sd_log(ERR, 0, "session process %" APR_PID_T_FMT " has a thread that hangs for over %d "
-                   "s: killing it", child->proc.pid, HANG_SECONDS);
-            signal_child(child, SIGKILL);
-        }
+        look_for_hang(child, sd_clock_ms());
     }
     return DECLINED;
 }
@@ -571,5 +557,5 @@ void sd_process_leave_to_parent(apr_pool_t *pool, server_rec *s)
     (void)pool;
     (void)s;
     if (getpid() != parent_pid) /* httpd -X: the parent is its own web worker */
-        let_go();
+        sd_forks_let_go_here();
 }

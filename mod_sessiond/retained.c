@@ -19,34 +19,59 @@
 
 #define KEY "mod_sessiond"
 
+static bool is_ours(const sd_retained_t *r)
+{
+    return r->version == SD_RETAINED_VERSION && r->bytes >= sizeof *r;
+}
+
+static bool has_our_board(const sd_retained_t *r)
+{
+    return r->board_version == SD_BOARD_VERSION && r->board_bytes == sizeof(sd_board_t);
+}
+
 sd_retained_t *sd_retained_get(void)
 {
     sd_retained_t *r = ap_retained_data_get(KEY);
     int i;
 
     if (!r) {
-        r = ap_retained_data_create(KEY, sizeof *r);
-        memset(r, 0, sizeof *r);
+        r = ap_retained_data_create(KEY, SD_RETAINED_ROOM);
+        memset(r, 0, SD_RETAINED_ROOM);
         r->version = SD_RETAINED_VERSION;
-        r->bytes = sizeof *r;
+        r->bytes = SD_RETAINED_ROOM;
         sd_listener_set_setup(&r->listeners);
         for (i = 0; i < SD_PROCESSES_MAX; i++)
             r->child[i].control = -1;
     }
-    return r->version == SD_RETAINED_VERSION && r->bytes == sizeof *r ? r : NULL;
+    return is_ours(r) ? r : NULL;
 }
 
 const sd_board_t *sd_board_get(void)
 {
     sd_retained_t *r = ap_retained_data_get(KEY);
 
-    return r && r->version == SD_RETAINED_VERSION && r->bytes == sizeof *r ? r->board_shown : NULL;
+    return r && is_ours(r) && has_our_board(r) ? r->board_shown : NULL;
 }
 
+sd_board_t *sd_retained_board(const sd_retained_t *r)
+{
+    return has_our_board(r) ? r->board : NULL;
+}
+
+/* One of another version stays mapped where it is: the process that serves writes
+ * to it until it has handed over. */
 static bool make_board(sd_retained_t *r)
 {
-    if (sd_board_make(&r->board, &r->board_shown))
+    sd_board_t *board;
+    const sd_board_t *shown;
+
+    if (sd_board_make(&board, &shown)) {
+        r->board = board;
+        r->board_shown = shown;
+        r->board_version = SD_BOARD_VERSION;
+        r->board_bytes = sizeof(sd_board_t);
         return true;
+    }
     ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, errno, ap_server_conf,
                  "sessiond: no shared memory for the counters (memfd_create, and /proc to open it "
                  "again read-only)");
@@ -59,10 +84,16 @@ bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_p
     const char *wrong;
     apr_status_t rv;
 
-    if (r->segment)
+    if (r->segment && has_our_board(r))
         return true;
-    if (!r->board && !make_board(r))
+    if (r->segment)
+        sd_log(NOTICE, 0, "this version of mod_sessiond counts other things than the one before: the counters begin anew");
+    if (!has_our_board(r) && !make_board(r))
         return false;
+    if (r->segment) {
+        atomic_store(&r->board->store_created, r->segment_made);
+        return true;
+    }
     /* Anonymous: nothing to find in the file system, and no name to clash. */
     rv = apr_shm_create(&r->segment, config->memory, NULL, pool);
     if (rv == APR_SUCCESS)
@@ -86,7 +117,8 @@ bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_p
         r->segment = NULL;
         return false;
     }
-    atomic_store(&r->board->store_created, sd_clock_ms());
+    r->segment_made = sd_clock_ms();
+    atomic_store(&r->board->store_created, r->segment_made);
     atomic_store(&r->board->memory_size, r->segment_bytes);
     return true;
 }

@@ -28,6 +28,7 @@
 #include "log.h"
 #include "loop.h"
 #include "server.h"
+#include "takeover.h"
 
 #ifndef SD_VERSION
 #error "SD_VERSION is the package's version"
@@ -38,7 +39,6 @@
 #define DRAIN_MS 1000
 #define ABANDONED_MS 600000   /* a restart that takes longer: see is_abandoned */
 #define STOP_MS 5000          /* for threads to end after the drain */
-#define EARLIER_MS 3000       /* an earlier process that does not go is killed */
 #define DESCRIPTORS_BESIDE 128 /* beside the clients' own */
 
 static uint64_t clock_us(void)
@@ -116,10 +116,15 @@ static int take_signals(void)
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static void raise_descriptor_limit(const sd_config_t *config)
+/* Connections that an earlier process has, beyond the present limit, are taken over
+ * too. */
+static void raise_descriptor_limit(const sd_start_t *start)
 {
+    const sd_config_t *config = start->config;
+    uint32_t earlier = start->earlier_count > 0 ? atomic_load(&start->board->max_connections) : 0;
     struct rlimit limit;
-    rlim_t want = (rlim_t)config->max_connections + DESCRIPTORS_BESIDE;
+    rlim_t want = (rlim_t)(earlier > config->max_connections ? earlier : config->max_connections)
+                  + DESCRIPTORS_BESIDE;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= want)
         return;
@@ -155,7 +160,7 @@ static void settle(const sd_start_t *start)
 {
     apr_pool_t *pool;
 
-    raise_descriptor_limit(start->config);
+    raise_descriptor_limit(start);
     ask_oom_killer_for_mercy();
     ap_close_listeners(); /* the web's own sockets are none of our business */
     apr_pool_create(&pool, NULL);
@@ -191,37 +196,15 @@ static bool read_signals(int fd, bool *check)
 static void wait_before_start(const sd_start_t *start, int signals)
 {
     struct pollfd p = { .fd = signals, .events = POLLIN };
+    uint64_t until = sd_clock_ms() + (uint64_t)start->delay_ms, now;
 
-    if (start->delay_ms > 0 && poll(&p, 1, start->delay_ms) > 0 && read_signals(signals, NULL))
-        leave(start, SD_EXIT_OK);
-}
+    while ((now = sd_clock_ms()) < until) {
+        uint64_t wait = until - now < 1000 ? until - now : 1000;
 
-/* Returns when no earlier process has the store any more: its end of the
- * control socket is closed by the kernel, however it dies. False: a SIGTERM
- * came meanwhile, and whoever comes after us waits for them in our stead. */
-static bool wait_for_earlier(const sd_start_t *start, int signals)
-{
-    uint64_t kill_at = sd_clock_ms() + EARLIER_MS;
-    bool killed = false;
-    int i;
-
-    for (i = 0; i < start->earlier_count; i++) {
-        struct pollfd p = { .fd = start->earlier[i], .events = 0 };
-
-        while (poll(&p, 1, 20) == 0 || !(p.revents & (POLLHUP | POLLERR))) {
-            if (read_signals(signals, NULL))
-                return false;
-            if (!killed && sd_clock_ms() >= kill_at) {
-                sd_log(ERR, 0, "the earlier session process %" APR_PID_T_FMT " did not end within "
-                       "%d ms: killing it", start->earlier_pid[i], EARLIER_MS);
-                (void)kill(start->earlier_pid[i], SIGKILL);
-                killed = true;
-            }
-        }
-        killed = false;
-        close(start->earlier[i]);
+        if (poll(&p, 1, (int)wait) > 0 && read_signals(signals, NULL))
+            leave(start, SD_EXIT_OK);
+        tell_parent(start, SD_NEWS_BEAT, 0);
     }
-    return true;
 }
 
 /* ---- serving ---- */
@@ -294,15 +277,11 @@ static void abandon_listeners(sd_server_t *server)
     sd_listener_set_shutdown(server->listeners);
 }
 
-/* The parent has said that it restarts. True: so long ago that the module
- * cannot be in its configuration any more. */
-static bool is_abandoned(const sd_start_t *start, uint64_t now, uint64_t *restart_at)
+/* The parent has said that it restarts, so long ago that the module cannot be in
+ * its configuration any more. */
+static bool is_abandoned(uint64_t now, uint64_t restart_at)
 {
-    char word;
-
-    if (recv(start->control, &word, 1, MSG_DONTWAIT) == 1)
-        *restart_at = now;
-    return *restart_at != 0 && now - *restart_at > ABANDONED_MS;
+    return restart_at != 0 && now - restart_at > ABANDONED_MS;
 }
 
 static void beat_during_check(void *data)
@@ -310,35 +289,74 @@ static void beat_during_check(void *data)
     tell_parent(data, SD_NEWS_BEAT, 0);
 }
 
-static void serve(const sd_start_t *start, sd_server_t *server, int signals)
+/* What has come over the control socket. True: this process has handed everything
+ * over. */
+static bool obey(sd_server_t *server, int control, uint64_t now, uint64_t *restart_at, bool *term)
+{
+    sd_word_t word;
+
+    while ((word = sd_handover_hear(control)).word != 0)
+        switch (word.word) {
+        case SD_WORD_RESTART:
+            *restart_at = now;
+            break;
+        case SD_WORD_FINISH:
+            *term = true;
+            break;
+        case SD_WORD_HAND_OVER:
+            if (sd_handover_give(server, &word))
+                return true;
+            break;
+        default:
+            break;
+        }
+    return false;
+}
+
+/* The parent may have put up that we are down when the one before us died, after
+ * we had come up. */
+static void stay_up(sd_board_t *board)
+{
+    uint32_t down = SD_STATE_DOWN;
+
+    if (atomic_compare_exchange_strong(&board->state, &down, SD_STATE_RUNNING))
+        atomic_store(&board->down_since, 0);
+}
+
+/* True: everything has been handed over; false: the process is to finish. */
+static bool serve(const sd_start_t *start, sd_server_t *server, int signals, uint64_t restart_at)
 {
     sd_keeper_t keeper;
-    uint64_t next_beat = 0, restart_at = 0;
+    uint64_t next_beat = 0;
     bool term = false;
 
     sd_keeper_setup(&keeper, server);
     while (!term) {
-        struct pollfd p = { .fd = signals, .events = POLLIN };
+        struct pollfd p[2] = { { .fd = signals, .events = POLLIN }, { .fd = start->control, .events = POLLIN } };
         bool check = false;
         uint64_t now;
 
-        (void)poll(&p, 1, sd_keeper_is_busy(&keeper) ? 1 : TICK_MS);
+        (void)poll(p, p[1].fd >= 0 ? 2 : 1, sd_keeper_is_busy(&keeper) ? 1 : TICK_MS);
         term = read_signals(signals, &check);
         now = sd_clock_ms();
+        if (!term && (p[1].revents & POLLIN) && obey(server, start->control, now, &restart_at, &term))
+            return true;
         if (check)
             sd_keeper_check(&keeper, beat_during_check, (void *)(uintptr_t)start);
         sd_keeper_tick(&keeper, now);
         if (now < next_beat)
             continue;
         tell_parent(start, SD_NEWS_BEAT, slowest_loop(server, now));
+        stay_up(start->board);
         next_beat = now + 1000;
         if (getppid() != start->parent)
             term = true;
-        if (is_abandoned(start, now, &restart_at)) {
+        if (is_abandoned(now, restart_at)) {
             abandon_listeners(server);
             term = true;
         }
     }
+    return false;
 }
 
 static void set_board(const sd_start_t *start, const sd_server_t *server)
@@ -357,63 +375,123 @@ static void set_board(const sd_start_t *start, const sd_server_t *server)
     atomic_store(&b->block_bytes, (uint32_t)usage.block_bytes);
 }
 
-static void attach(const sd_start_t *start, sd_server_t *server)
+static void reset_gauges(sd_board_t *board, uint32_t lanes)
 {
-    sd_store_options_t options = { .lanes = server->loops + 1,
-                                   .evict_when_full = start->config->evict,
-                                   .counters = start->board->slot };
-    const char *reason;
     uint32_t i;
 
-    for (i = options.lanes; i < SD_LANES_MAX; i++) {
-        atomic_store(&start->board->slot[i].sessions, 0);
-        atomic_store(&start->board->slot[i].blocks_used, 0);
+    for (i = lanes; i < SD_LANES_MAX; i++) {
+        atomic_store(&board->slot[i].sessions, 0);
+        atomic_store(&board->slot[i].blocks_used, 0);
     }
     for (i = 0; i < SD_LANES_MAX; i++) {
-        atomic_store(&start->board->slot[i].connections_open, 0);
-        atomic_store(&start->board->slot[i].busy_us, 0);
+        atomic_store(&board->slot[i].connections_open, 0);
+        atomic_store(&board->slot[i].busy_us, 0);
     }
-    if (sd_store_attach(&server->store, start->segment, start->segment_bytes, &options, &reason)
+}
+
+/* Everything that can fail is done before the earlier process is asked to go: so
+ * one that serves is never given up for one that cannot. */
+static void get_ready(const sd_start_t *start, sd_server_t *server)
+{
+    sd_store_options_t options = { .evict_when_full = start->config->evict,
+                                   .counters = start->board->slot };
+    const char *reason;
+
+    server->config = start->config;
+    server->board = start->board;
+    server->listeners = start->listeners;
+    pthread_mutex_init(&server->go_lock, NULL);
+    pthread_cond_init(&server->gone, NULL);
+    sd_strangers_setup(&server->strangers);
+    server->loops = sd_config_threads(start->config);
+    server->limits.max_size = sd_config_max_size(start->config);
+    if (server->limits.max_size > start->segment_bytes / 8 * 7)
+        server->limits.max_size = start->segment_bytes / 8 * 7;
+    server->limits.expiration_ms = (uint64_t)start->config->expiration * 1000;
+    server->limits.greeting = GREETING;
+    options.lanes = server->loops + 1;
+    if (sd_store_prepare(&server->store, start->segment, start->segment_bytes, &options, &reason)
         != SD_OK) {
         sd_log(CRIT, 0, "cannot use the session memory: %s", reason);
         leave(start, SD_EXIT_FAILED);
     }
+    start_loops(start, server);
+}
+
+void sd_server_wait_for_go(sd_server_t *server)
+{
+    pthread_mutex_lock(&server->go_lock);
+    while (!server->go)
+        pthread_cond_wait(&server->gone, &server->go_lock);
+    pthread_mutex_unlock(&server->go_lock);
+}
+
+static void go(sd_server_t *server)
+{
+    pthread_mutex_lock(&server->go_lock);
+    server->go = true;
+    pthread_cond_broadcast(&server->gone);
+    pthread_mutex_unlock(&server->go_lock);
+}
+
+/* No earlier process has the store any more. */
+static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *taken)
+{
+    char text[SD_BOARD_TEXT];
+    uint32_t had = taken->connections, live, i;
+    const char *reason;
+
+    reset_gauges(start->board, server->loops + 1);
+    if (sd_store_enter(server->store, sd_takeover_is_complete(taken), &reason) != SD_OK) {
+        sd_log(CRIT, 0, "cannot use the session memory: %s", reason);
+        leave(start, SD_EXIT_FAILED);
+    }
+    for (i = 0; i < server->loops; i++)
+        sd_loop_prepare(server->loop[i]);
+    live = sd_takeover_deal(taken, server);
+    set_board(start, server);
+    atomic_store(&start->board->state, SD_STATE_RUNNING);
+    atomic_store(&start->board->down_since, 0); /* last: until now the pages told of the outage */
+    go(server);
+    if (taken->since == 0 && had == 0) {
+        sd_log(INFO, 0, "process %" APR_PID_T_FMT " serves sessions with %u threads", getpid(), server->loops);
+        return;
+    }
+    apr_snprintf(text, sizeof text, "%u of %u connections taken over", live, had);
+    if (taken->since != 0)
+        apr_snprintf(text + strlen(text), sizeof text - strlen(text), ", service stood still for %.1f ms",
+                     (double)(clock_us() - taken->since) / 1000.0);
+    sd_board_text_set(start->board->last_handover, text);
+    sd_log(INFO, 0, "process %" APR_PID_T_FMT " serves sessions with %u threads: %s", getpid(), server->loops,
+           text);
+}
+
+static void beat_before_serving(const sd_start_t *start)
+{
+    tell_parent(start, SD_NEWS_BEAT, 0);
 }
 
 void sd_server_run(const sd_start_t *start)
 {
     static sd_server_t server; /* in .bss: this process has one */
+    static sd_takeover_t taken;
     int signals = take_signals();
-
     uint32_t running = SD_STATE_RUNNING;
 
     settle(start);
     wait_before_start(start, signals);
-    atomic_store(&start->board->state, SD_STATE_STARTING);
-    if (!wait_for_earlier(start, signals))
+    if (start->earlier_count == 0)
+        atomic_store(&start->board->state, SD_STATE_STARTING);
+    get_ready(start, &server);
+    if (sd_takeover_receive(&taken, start, signals, beat_before_serving) == SD_TAKEOVER_LEAVE)
         leave(start, SD_EXIT_OK);
-
-    server.config = start->config;
-    server.board = start->board;
-    server.listeners = start->listeners;
-    sd_strangers_setup(&server.strangers);
-    server.loops = sd_config_threads(start->config);
-    server.limits.max_size = sd_config_max_size(start->config);
-    if (server.limits.max_size > start->segment_bytes / 8 * 7)
-        server.limits.max_size = start->segment_bytes / 8 * 7;
-    server.limits.expiration_ms = (uint64_t)start->config->expiration * 1000;
-    server.limits.greeting = GREETING;
-    attach(start, &server);
-    set_board(start, &server);
-    start_loops(start, &server);
-    atomic_store(&start->board->state, SD_STATE_RUNNING);
-    atomic_store(&start->board->down_since, 0); /* last: until now the pages told of the outage */
+    begin(start, &server, &taken);
     tell_parent(start, SD_NEWS_READY, 0);
-    sd_log(INFO, 0, "process %" APR_PID_T_FMT " serves sessions with %u threads", getpid(),
-           server.loops);
 
-    serve(start, &server, signals);
-
+    if (serve(start, &server, signals, taken.restarting ? sd_clock_ms() : 0)) {
+        tell_parent(start, SD_NEWS_HANDED_OVER, 0);
+        leave(start, SD_EXIT_OK);
+    }
     /* the parent may have put up "off", a successor "starting" */
     (void)atomic_compare_exchange_strong(&start->board->state, &running, SD_STATE_DRAINING);
     /* Without httpd nobody will accept again. Daemons of other modules may still

@@ -45,6 +45,9 @@ typedef struct sd_server {
     uint32_t loops;
     _Atomic uint32_t connections; /* open, over all loops */
     _Atomic int accept_error;     /* the errno for which accepting paused last */
+    pthread_mutex_t go_lock;      /* the threads wait until the store is ours */
+    pthread_cond_t gone;
+    bool go;
     atomic_bool closing; /* no loop accepts any more: whom one resets, no other may take in */
     sd_listener_set_t *listeners;
     sd_strangers_t strangers;
@@ -52,7 +55,7 @@ typedef struct sd_server {
 } sd_server_t;
 
 /* What travels over the control socket, one packet each, to the parent. */
-typedef enum { SD_NEWS_READY = 1, SD_NEWS_BEAT, SD_NEWS_FAILED } sd_news_kind_t;
+typedef enum { SD_NEWS_READY = 1, SD_NEWS_BEAT, SD_NEWS_FAILED, SD_NEWS_HANDED_OVER } sd_news_kind_t;
 typedef struct sd_news {
     uint32_t kind;
     uint32_t stalled_ms; /* BEAT: for how long the slowest loop thread has not turned */
@@ -67,6 +70,9 @@ typedef struct sd_news {
 
 /* The whole life of a session process. Does not return. */
 void sd_server_run(const sd_start_t *start) __attribute__((noreturn));
+
+/* A loop's thread: returns when it may begin. */
+void sd_server_wait_for_go(sd_server_t *server);
 
 /* The store's clock, CLOCK_BOOTTIME: it never steps and goes on while the
  * machine sleeps. */

@@ -210,6 +210,9 @@ static bool make_report(sd_report_t *report, apr_pool_t *pool)
     text = apr_palloc(pool, SD_BOARD_TEXT);
     sd_board_text_copy(text, SD_BOARD_TEXT, b->last_repair);
     add_text(report, "LastRepair", "outcome of the last repair", text);
+    text = apr_palloc(pool, SD_BOARD_TEXT);
+    sd_board_text_copy(text, SD_BOARD_TEXT, b->last_handover);
+    add_text(report, "LastHandover", "outcome of the last hand-over at a restart", text);
     return true;
 }
 

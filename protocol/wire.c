@@ -9,11 +9,7 @@
 
 #include "wire.h"
 
-enum {
-    AT_HEAD,  /* between frames, or in the middle of a head */
-    IN_VALUE, /* `left` bytes of value to come, then execute */
-    PASSING   /* `left` bytes to pass over, then refuse */
-};
+enum { AT_HEAD = SD_WIRE_HEAD, IN_VALUE = SD_WIRE_VALUE, PASSING = SD_WIRE_PASSING };
 
 void sd_wire_setup(sd_wire_t *wire)
 {
@@ -241,4 +237,60 @@ void sd_wire_received(sd_wire_t *wire, const sd_exec_t *exec, size_t n)
 {
     sd_chain_advance(exec->lane, &wire->chain, (uint32_t)n);
     wire->left -= n;
+}
+
+void sd_wire_save(const sd_wire_t *wire, sd_wire_state_t *state)
+{
+    memset(state, 0, sizeof *state);
+    sd_chain_save(&wire->chain, &state->chain);
+    state->left = wire->left;
+    state->size = wire->size;
+    state->version = wire->version;
+    state->ttl = wire->ttl;
+    state->phase = wire->state;
+    state->op = wire->op;
+    state->fault = wire->fault;
+    state->bound = wire->bound;
+    state->persistent = wire->persistent;
+}
+
+/* What begin() and feed() could have left. */
+static bool is_possible(const sd_wire_state_t *state)
+{
+    switch (state->phase) {
+    case AT_HEAD:
+        return true;
+    case IN_VALUE:
+        return (state->op == 'S' || state->op == 'W') && state->fault == SD_FAULT_NONE
+               && state->left > 0 && state->left <= state->size && state->size <= UINT32_MAX
+               && state->ttl <= SD_TTL_MAX && state->chain.data_len == state->size - state->left;
+    case PASSING:
+        return state->fault > SD_FAULT_UNKNOWN && state->fault <= SD_FAULT_FULL && state->left > 0
+               && state->left <= state->size;
+    default:
+        return false;
+    }
+}
+
+sd_status_t sd_wire_adopt(sd_wire_t *wire, sd_lane_t *lane, const sd_wire_state_t *state)
+{
+    uint8_t op = state->op;
+
+    if (!is_possible(state))
+        return SD_INVALID;
+    if (state->phase == IN_VALUE && sd_chain_adopt(lane, &state->chain, &wire->chain) != SD_OK)
+        return SD_INVALID;
+    if (state->phase != AT_HEAD) {
+        wire->protocol = op == 'S' || op == 'F' || op == 'D' ? &sd_sharedance : &sd_extended;
+        wire->left = state->left;
+        wire->size = state->size;
+        wire->version = state->version;
+        wire->ttl = state->ttl;
+        wire->op = op;
+        wire->fault = state->fault;
+        wire->state = state->phase;
+    }
+    wire->bound = state->bound != 0;
+    wire->persistent = state->persistent;
+    return SD_OK;
 }

@@ -110,6 +110,23 @@ typedef struct sd_wire {
     bool persistent;    /* an extended frame was seen: stays open between requests */
 } sd_wire_t;
 
+/* A conversation as another process needs it to go on: plain numbers that stay
+ * the same over versions of this code. All zeros is one that has not begun. */
+typedef struct sd_wire_state {
+    sd_chain_state_t chain;  /* SD_WIRE_VALUE: what has come of the value */
+    uint64_t left, size, version;
+    uint32_t ttl;
+    uint8_t phase;           /* SD_WIRE_... */
+    uint8_t op;
+    uint8_t fault;           /* sd_fault_t */
+    uint8_t bound;
+    bool persistent;
+} sd_wire_state_t;
+
+#define SD_WIRE_HEAD 0    /* between frames, or in the middle of a head */
+#define SD_WIRE_VALUE 1   /* `left` bytes of value to come, then execute */
+#define SD_WIRE_PASSING 2 /* `left` bytes to pass over, then refuse */
+
 void sd_wire_setup(sd_wire_t *wire);
 /* Gives back what a request under way holds. */
 void sd_wire_teardown(sd_wire_t *wire, sd_lane_t *lane);
@@ -142,5 +159,12 @@ uint64_t sd_wire_size(const sd_wire_t *wire);
  * fed; 0 = none is. */
 uint32_t sd_wire_held_size(const sd_wire_t *wire);
 uint32_t sd_wire_held_missing(const sd_wire_t *wire);
+
+/* Handing a conversation to another process. Saving changes nothing; whoever
+ * saved it must not use it any more once the other has adopted it. Adopting
+ * into a fresh conversation fails (SD_INVALID, it stays fresh) on a state that
+ * no conversation has, or that does not fit the segment. */
+void sd_wire_save(const sd_wire_t *wire, sd_wire_state_t *state);
+sd_status_t sd_wire_adopt(sd_wire_t *wire, sd_lane_t *lane, const sd_wire_state_t *state);
 
 #endif

@@ -35,6 +35,8 @@
     X(slow_readers,          SlowReaders,          COUNTER, "reset: kept replaced sessions in a full memory")    \
     X(aborted,               Aborted,              COUNTER, "clients gone in the middle of a request")       \
     X(drained,               Drained,              COUNTER, "connections reset by a restart")                \
+    X(taken_over,            TakenOver,            COUNTER, "connections taken over at a restart")              \
+    X(handover_lost,         HandoverLost,         COUNTER, "connections that a restart could not take over")   \
     X(bad_requests,          BadRequests,          COUNTER, "malformed requests and keys")                   \
     X(oversized_requests,    OversizedRequests,    COUNTER, "requests over SessiondMaxSize")                 \
     X(stores,                Stores,               COUNTER, "stores (S)")                                    \

@@ -52,6 +52,7 @@ typedef struct sd_repair {
 
 struct sd_store {
     sd_header_t *header;
+    uint64_t size; /* bytes of the segment from the header on, as it was given */
     sd_shard_t *shards;
     _Atomic uint32_t *buckets;
     _Atomic uint32_t *links;

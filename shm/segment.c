@@ -125,6 +125,7 @@ const char *sd_segment_map(sd_store_t *s, void *raw, uint64_t size)
         return "the segment's header holds an impossible value";
 
     s->header = h;
+    s->size = size;
     s->shards = (sd_shard_t *)(void *)(base + h->shards_at);
     s->buckets = (_Atomic uint32_t *)(void *)(base + h->buckets_at);
     s->links = (_Atomic uint32_t *)(void *)(base + h->links_at);
@@ -156,21 +157,21 @@ static bool left_in_order(const sd_header_t *h, bool takes_over)
     return h->epoch == h->repaired_epoch;
 }
 
-static void set_gauges(sd_store_t *s, const sd_store_options_t *o)
+static void set_gauges(sd_store_t *s)
 {
     uint64_t items = 0;
     uint32_t i;
 
     for (i = 0; i < s->shard_count; i++) /* a death may have left a count below 0: repair_shard */
         items += (uint64_t)(int32_t)atomic_load(&s->shards[i].items);
-    for (i = 0; i < o->lanes; i++) {
-        atomic_store(&o->counters[i].sessions, i == 0 ? items : 0);
-        atomic_store(&o->counters[i].blocks_used,
+    for (i = 0; i < s->lane_count; i++) {
+        atomic_store(&s->lanes[i].counters->sessions, i == 0 ? items : 0);
+        atomic_store(&s->lanes[i].counters->blocks_used,
                      i == 0 ? s->block_count - sd_blocks_free_count(s) : 0);
     }
 }
 
-sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
+sd_status_t sd_store_prepare(sd_store_t **store, void *raw, uint64_t size,
                             const sd_store_options_t *options, const char **reason)
 {
     sd_store_t *s = calloc(1, sizeof *s);
@@ -216,21 +217,44 @@ sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
         s->lanes[i].number = i;
         s->lanes[i].sweep_shard = (uint32_t)((uint64_t)s->shard_count * i / options->lanes);
     }
-    if (!left_in_order(s->header, options->takes_over))
+    *store = s;
+    *reason = NULL;
+    return SD_OK;
+}
+
+sd_status_t sd_store_enter(sd_store_t *s, bool takes_over, const char **reason)
+{
+    sd_store_t now;
+
+    /* whoever had it since it was prepared may have left it damaged */
+    *reason = sd_segment_map(&now, s->header, s->size);
+    if (*reason)
+        return SD_INVALID;
+    if (!left_in_order(s->header, takes_over))
         sd_repair_begin(s);
     else if (s->header->clean == SD_CLEAN_HELD)
         s->unadopted = s->header->held;
     s->tag = s->header->epoch << SD_LINK_TAG_SHIFT;
     __atomic_store_n(&s->header->clean, 0, __ATOMIC_SEQ_CST);
-    SD_KILL_POINT("store_attach: not clean any more");
-    set_gauges(s, options);
+    SD_KILL_POINT("store_enter: not clean any more");
+    set_gauges(s);
     if (s->repair.alone)
         while (sd_store_repair(&s->lanes[0], 0))
             ;
-    SD_KILL_POINT("store_attach: about to serve");
-    *store = s;
-    *reason = NULL;
+    SD_KILL_POINT("store_enter: about to serve");
     return SD_OK;
+}
+
+sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
+                            const sd_store_options_t *options, const char **reason)
+{
+    sd_status_t status = sd_store_prepare(store, raw, size, options, reason);
+
+    if (status == SD_OK && (status = sd_store_enter(*store, options->takes_over, reason)) != SD_OK) {
+        sd_store_free(*store);
+        *store = NULL;
+    }
+    return status;
 }
 
 void sd_store_flush(sd_store_t *s)

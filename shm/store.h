@@ -82,6 +82,14 @@ typedef struct sd_store_options {
 sd_status_t sd_store_attach(sd_store_t **store, void *raw, uint64_t size,
                             const sd_store_options_t *options, const char **reason);
 
+/* The same in two steps, for a process that must know beforehand that it will be
+ * able to: what can fail is done by prepare, which changes nothing, while another
+ * process may still have the segment attached. enter comes when that one has let
+ * go. After a failure of enter the handle is of no use. */
+sd_status_t sd_store_prepare(sd_store_t **store, void *raw, uint64_t size,
+                             const sd_store_options_t *options, const char **reason);
+sd_status_t sd_store_enter(sd_store_t *store, bool takes_over, const char **reason);
+
 /* Marks the segment clean and frees the handle. Every other thread has stopped
  * using it, every chain is discarded, every reference released; if one is not,
  * the segment is left as after a death. */

@@ -78,11 +78,19 @@ sub hostile_children ($h, $query, $wanted = 2) {
 
 # Signals of httpd's parent to what was no child of it any more. A restart has
 # signalled one that was.
-sub strangers_signalled ($h, $parent) {
+sub signalled ($h, $parent, $whom) {
     open my $fh, '<', $h->root . '/signalled' or die $!;
-    my @signals = grep { /^$parent / } map { s/\n//r } readline $fh;
-    return 'the witness has seen nothing' unless grep { / child$/ } @signals;
-    return grep { / foreign$/ } @signals;
+    return grep { /^$parent .* $whom$/ } map { s/\n//r } readline $fh;
+}
+
+sub strangers_signalled ($h, $parent) { return signalled($h, $parent, 'foreign') }
+
+# At its end httpd signals its session process: so the witness was awake.
+sub nobody_else_was_signalled ($h, $parent, $mpm) {
+    ok($h->stop, "$mpm: all processes end on TERM");
+    cmp_ok(scalar(signalled($h, $parent, 'child')), '>', 0, "$mpm: the witness has seen the parent signal its child");
+    is_deeply([strangers_signalled($h, $parent)], [], "$mpm: and nobody else");
+    return;
 }
 
 sub pages_are_sane ($h, $when) {
@@ -175,6 +183,7 @@ for my $mpm (qw(prefork event)) {
         is_deeply([$waiting->read_all], ['ok', $sessions{$secret}], 'a restart right then serves who waits');
         is_deeply([strangers_signalled($h, $parent)], [], 'and signals nobody else');
     };
+    nobody_else_was_signalled($h, $parent, $mpm);
     $h->finish;
 }
 
@@ -218,7 +227,7 @@ for my $mpm (qw(prefork event)) {
     $c->delete('later');
     subtest "$mpm: the pages are right again" => sub { pages_are_sane($h, 'after a hard restart') };
     $h->stop;
-    is_deeply([strangers_signalled($h, $parent)], [], "$mpm: nobody else was signalled");
+    nobody_else_was_signalled($h, $parent, $mpm);
     $h->finish;
 }
 done_testing;

@@ -79,7 +79,7 @@ subtest '?auto' => sub {
     is_deeply([grep { !exists $is{"Sessiond$_"} } sort keys %key], [], 'every counter of the table is there');
     is_deeply([grep { ($is{"Sessiond$_"} // '') !~ /^\d+$/ } sort keys %key], [], 'and a number');
     my @besides = qw(State Pid Uptime StoreUptime Respawns Sessions MemorySize MemoryUsed MemoryFree LargestValue
-        LastCheck Checks LastRepair);
+        LastCheck Checks LastRepair LastHandover);
     is_deeply([grep { !exists $is{"Sessiond$_"} } @besides], [], 'and what is no counter');
     is($is{SessiondState}, 'running', 'the state');
     is($is{SessiondLastCheck}, 'never', 'no check was asked for');

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * handover.c: the old process's side of a hand-over. What is hard: until the
+ * other side has said that it has everything, this process must be able to go
+ * on as if nothing had happened; so the threads only stand still, and states
+ * are read, not taken.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "connection_handover.h"
+#include "halt.h"
+#include "handover.h"
+#include "log.h"
+#include "loop.h"
+#include "protocol/bytes.h"
+
+#define RETRY_MS 2
+
+/* ---- what comes over the control socket ---- */
+
+sd_word_t sd_handover_hear(int control)
+{
+    sd_word_t word = { .channel = -1 };
+    uint8_t bytes[SD_HANDOVER_ASK_BYTES];
+    struct iovec iov = { bytes, sizeof bytes };
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof(int))];
+    } extra;
+    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &extra,
+                          .msg_controllen = sizeof extra };
+    ssize_t got = recvmsg(control, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *c;
+
+    if (got <= 0)
+        return word;
+    for (c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+            memcpy(&word.channel, CMSG_DATA(c), sizeof(int));
+    word.word = (char)bytes[0];
+    if (word.word == SD_WORD_HAND_OVER && (got < (ssize_t)sizeof bytes || word.channel < 0))
+        word.word = 0;
+    if (word.word == SD_WORD_HAND_OVER) {
+        word.from = (uint32_t)bytes[2] << 8 | bytes[3];
+        word.to = (uint32_t)bytes[4] << 8 | bytes[5];
+    }
+    else if (word.channel >= 0) {
+        close(word.channel);
+        word.channel = -1;
+    }
+    return word;
+}
+
+/* ---- sending ---- */
+
+typedef struct parcel {
+    int channel;
+    uint8_t *bytes; /* SD_HANDOVER_PACKET of them */
+    size_t used;
+    int fd[SD_HANDOVER_BATCH];
+    uint32_t count; /* connections in it */
+    uint32_t given; /* ... and in those that have been sent */
+} parcel_t;
+
+/* The kernel counts descriptors that are under way; the other side takes them
+ * out, so a refusal for their number passes. */
+static bool send_packet(int channel, const uint8_t *bytes, size_t len, const int *fd, uint32_t count)
+{
+    struct iovec iov = { (void *)(uintptr_t)bytes, len };
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof(int) * SD_HANDOVER_BATCH)];
+    } extra;
+    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+    uint64_t until = sd_clock_ms() + SD_HANDOVER_WAIT_MS;
+
+    if (count > 0) {
+        struct cmsghdr *c;
+
+        memset(&extra, 0, sizeof extra);
+        msg.msg_control = &extra;
+        msg.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(c), fd, sizeof(int) * count);
+    }
+    while (sendmsg(channel, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        struct pollfd p = { .fd = channel, .events = POLLOUT };
+
+        if (sd_clock_ms() >= until)
+            return false;
+        if (errno == EAGAIN)
+            (void)poll(&p, 1, 100);
+        else if (errno == ETOOMANYREFS || errno == ENOBUFS)
+            (void)poll(NULL, 0, RETRY_MS);
+        else if (errno != EINTR)
+            return false;
+    }
+    return true;
+}
+
+static bool say(int channel, uint32_t kind, uint32_t number, const uint8_t *more, size_t len)
+{
+    uint8_t bytes[SD_HANDOVER_HEAD + 8];
+
+    sd_put32(bytes, kind);
+    sd_put32(bytes + 4, number);
+    if (len > 0)
+        memcpy(bytes + SD_HANDOVER_HEAD, more, len);
+    return send_packet(channel, bytes, SD_HANDOVER_HEAD + len, NULL, 0);
+}
+
+static bool flush(parcel_t *p)
+{
+    if (p->count == 0)
+        return true;
+    sd_put32(p->bytes, SD_HANDOVER_STATES);
+    sd_put32(p->bytes + 4, p->count);
+    if (!send_packet(p->channel, p->bytes, p->used, p->fd, p->count))
+        return false;
+    p->given += p->count;
+    p->count = 0;
+    p->used = SD_HANDOVER_HEAD;
+    return true;
+}
+
+static bool pack(parcel_t *p, sd_loop_t *loop, sd_connection_t *c)
+{
+    sd_handed_t state;
+    size_t len;
+
+    sd_connection_save(loop, c, &state);
+    if ((p->count == SD_HANDOVER_BATCH
+         || SD_HANDOVER_PACKET - p->used < 4 + SD_HANDED_BYTES + state.input_len)
+        && !flush(p))
+        return false;
+    len = sd_handed_pack(&state, p->bytes + p->used + 4, SD_HANDOVER_PACKET - p->used - 4);
+    if (len == 0)
+        return false;
+    sd_put32(p->bytes + p->used, (uint32_t)len);
+    p->used += 4 + len;
+    p->fd[p->count++] = c->fd;
+    return true;
+}
+
+static bool pack_all(parcel_t *p, sd_server_t *server)
+{
+    sd_connection_t *c;
+    uint32_t i;
+
+    for (i = 0; i < server->loops; i++)
+        for (c = server->loop[i]->connections; c; c = c->next)
+            if (!pack(p, server->loop[i], c))
+                return false;
+    return flush(p);
+}
+
+/* The end of a connection that is under way is a reset, whoever dies; or, if
+ * the hand-over comes to nothing, what it was. */
+static void end_in_reset(sd_server_t *server, bool yes)
+{
+    sd_connection_t *c;
+    uint32_t i;
+
+    for (i = 0; i < server->loops; i++)
+        for (c = server->loop[i]->connections; c; c = c->next)
+            if (!c->reset_set)
+                c->transport->end_is_reset(c->fd, yes);
+}
+
+/* The other side's only word. Its end comes sooner if it dies. */
+static bool is_taken(int channel)
+{
+    struct pollfd p = { .fd = channel, .events = POLLIN };
+    uint64_t until = sd_clock_ms() + SD_HANDOVER_WAIT_MS, now;
+    uint8_t bytes[SD_HANDOVER_HEAD];
+
+    while ((now = sd_clock_ms()) < until) {
+        if (poll(&p, 1, (int)(until - now)) <= 0)
+            continue;
+        return recv(channel, bytes, sizeof bytes, MSG_DONTWAIT) == (ssize_t)sizeof bytes
+               && sd_get32(bytes) == SD_HANDOVER_TAKEN;
+    }
+    return false;
+}
+
+/* All threads stand still. */
+static bool give_all(sd_server_t *server, parcel_t *p, uint32_t version)
+{
+    uint8_t offer[8] = { (uint8_t)(version >> 8), (uint8_t)version };
+    uint32_t count = atomic_load(&server->connections);
+
+    sd_put32(offer + 4, count);
+    return say(p->channel, SD_HANDOVER_OFFER, 0, offer, sizeof offer) && pack_all(p, server)
+           && say(p->channel, SD_HANDOVER_ALL, p->given, NULL, 0) && is_taken(p->channel);
+}
+
+static void leave_store(sd_server_t *server, int channel, uint64_t since)
+{
+    uint8_t stood[8];
+    bool in_order = sd_store_hand_over(&server->store);
+
+    sd_put64(stood, since);
+    if (!say(channel, SD_HANDOVER_DONE, in_order, stood, sizeof stood))
+        sd_log(WARNING, errno, "could not tell the next session process that it may serve: it waits for our end");
+}
+
+bool sd_handover_give(sd_server_t *server, const sd_word_t *word)
+{
+    uint32_t version = word->to < SD_HANDOVER_TO ? word->to : SD_HANDOVER_TO;
+    parcel_t p = { .channel = word->channel, .used = SD_HANDOVER_HEAD };
+    uint64_t since = sd_clock_us();
+    sd_halt_t *halt = NULL;
+    bool done = false;
+
+    if (version < word->from || version < SD_HANDOVER_FROM) {
+        (void)say(p.channel, SD_HANDOVER_NONE, 0, NULL, 0);
+        close(p.channel);
+        return false;
+    }
+    p.bytes = malloc(SD_HANDOVER_PACKET);
+    if (p.bytes)
+        halt = sd_halt_begin(server, SD_HANDOVER_WAIT_MS);
+    if (halt) {
+        end_in_reset(server, true);
+        done = give_all(server, &p, version);
+        if (done)
+            leave_store(server, p.channel, since);
+        else
+            end_in_reset(server, false);
+    }
+    free(p.bytes);
+    close(p.channel);
+    if (!done)
+        sd_log(NOTICE, 0, "handing over to the next session process came to nothing%s: this one goes on",
+               halt ? "" : " (a thread hangs, or there is no memory)");
+    if (halt && !done)
+        sd_halt_end(&halt);
+    return done;
+}

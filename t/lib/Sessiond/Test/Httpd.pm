@@ -514,7 +514,8 @@ sub wait_respawn ($self, $old, $seconds = $LONG) {
     }, $seconds, "a successor of session process $old");
 }
 
-sub error_log ($self) { return _slurp("$self->{root}/error.log") }
+sub log_file ($self, $name) { return _slurp("$self->{root}/$name") }
+sub error_log ($self)       { return $self->log_file('error.log') }
 
 sub error_log_tail ($self, $lines = 25) {
     my @all = split /^/, $self->error_log;
@@ -523,7 +524,8 @@ sub error_log_tail ($self, $lines = 25) {
 
 sub unexpected_log_lines ($self) {
     my @found;
-    LINE: for my $line (split /\n/, $self->error_log) {
+    my $logs = join '', map { _slurp($_) } glob "$self->{root}/error.log*";     # a test may rotate it
+    LINE: for my $line (split /\n/, $logs) {
         next unless $line =~ $UNEXPECTED;
         for my $pattern (@{ $self->{allowed} }) { next LINE if $line =~ $pattern }
         push @found, $line;

@@ -134,23 +134,30 @@ sub _note_times ($self, $name) {
     return;
 }
 
-sub _note_time ($self, $what, $begin) {
+# Of a request that was begun then and is over now; work calls it for its own.
+sub note_time ($self, $what, $begin) {
     print { $self->{times} } pack $TIMING, $begin, now() - $begin, $what if $self->{times};
     return;
 }
 
-# The seconds that requests took which began in a window, sorted: of the kinds
-# that match (store, update, fetch, page), by now() as of $from and until $to.
-sub timings ($self, $kinds, $from, $to) {
-    my ($size, @took) = (length pack $TIMING, 0, 0, '');
+# All requests of the kinds that match (store, update, fetch, page, work's own) as
+# [begin by now(), seconds], client by client.
+sub timed ($self, $kinds) {
+    my ($size, @requests) = (length pack $TIMING, 0, 0, '');
     for my $file (glob "$self->{dir}/*.times") {
         open my $fh, '<:raw', $file or die "$file: $!\n";
         while (read($fh, my $bytes, $size) == $size) {
             my ($begin, $seconds, $what) = unpack $TIMING, $bytes;
-            push @took, $seconds if $begin >= $from && $begin < $to && $what =~ /^$kinds/;
+            push @requests, [$begin, $seconds] if $what =~ /^$kinds/;
         }
     }
-    return sort { $a <=> $b } @took;
+    return @requests;
+}
+
+# The seconds that requests took which began in a window, sorted: by now() as of
+# $from and until $to.
+sub timings ($self, $kinds, $from, $to) {
+    return sort { $a <=> $b } map { $_->[1] } grep { $_->[0] >= $from && $_->[0] < $to } $self->timed($kinds);
 }
 
 # --- one client --------------------------------------------------------------
@@ -174,7 +181,7 @@ sub _client ($self, $i, $result, $is_over) {
             my ($key, $version) = @{ $mine[rand @mine] };
             my $begin = now();
             my ($outcome, $value) = $fetch->($client, $key);
-            $self->_note_time('fetch', $begin);
+            $self->note_time('fetch', $begin);
             if ($outcome eq 'ok') {
                 my $found = check_value($key, $value) // -1;
                 $result->{ $found == $version ? 'fetched' : 'wrong' }++;
@@ -189,7 +196,7 @@ sub _client ($self, $i, $result, $is_over) {
             my $value = make_value($key, $version, $self->{sizes}[rand @{ $self->{sizes} }]);
             my $begin = now();
             my $outcome = $store->($client, $key, $value, defined $again);
-            $self->_note_time($again ? 'update' : 'store', $begin);
+            $self->note_time($again ? 'update' : 'store', $begin);
             _note_gap($result, \$last) if $outcome eq 'ok';
             if ($again) { _note_update($result, $again, $outcome) }
             elsif ($outcome eq 'ok') {
@@ -266,7 +273,7 @@ sub _http_client ($self, $result, $is_over) {
         my $begin = now();
         my ($status, $why) = http_request($port, $path);
         my $took = now() - $begin;
-        $self->_note_time('page', $begin);
+        $self->note_time('page', $begin);
         if ($status == 200) { $result->{http_ok}++ }
         else {
             $result->{http_failed}++;

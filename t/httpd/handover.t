@@ -10,13 +10,13 @@ use v5.36;
 use FindBin ();
 use lib "$FindBin::Bin/../lib";
 use Test::More;
-use Sessiond::Test::Httpd  ();
-use Sessiond::Test::Crowd  ();
-use Sessiond::Test::Pause  ();
-use Sessiond::Test::Net    qw(now nap is_alive processes);
+use Sessiond::Test::Httpd ();
+use Sessiond::Test::Crowd ();
+use Sessiond::Test::Pause ();
+use Sessiond::Test::Net qw(now nap is_alive processes);
 
 my $LONG  = $ENV{SESSIOND_TEST_LONG};
-my $CROWD = $LONG ? 500 : 200;
+my $CROWD = 500;      # about half a core of two, and 180 MB of the store
 my %TIMES = (graceful => $LONG ? 200 : 8, restart => $LONG ? 20 : 3, storm => $LONG ? 10 : 1);
 my @DONE  = qw(Hellos GetHits Writes Stores FetchHits);
 # What counts ends that were not the client's, refusals, and clients that were bad.
@@ -99,7 +99,7 @@ for my $mpm (qw(event prefork)) {
     diag "$mpm, " . $probe->describe($_) for 'graceful', 'restart', 'storm', 'no restart';
     all_is_well($mpm, $sum);
     is_deeply($seen->{found}, {}, "$mpm: nor did the probe notice anything");
-    cmp_ok($sum->{requests}, '>', 10 * $CROWD, "$mpm: there was load");
+    cmp_ok($sum->{requests}, '>', 3 * $CROWD, "$mpm: there was load");
     cmp_ok($_->[0], '<', 10, "$mpm: nobody waited long ($_->[1])")
         for [@$sum{qw(slowest slowest_is)}], [@$sum{qw(narrow_slowest narrow_slowest_is)}];
 

@@ -23,7 +23,7 @@ use v5.36;
 
 use File::Path qw(remove_tree);
 use File::Temp qw(tempdir);
-use List::Util qw(max sum0);
+use List::Util qw(sum0);
 use POSIX      ();
 use Storable   ();
 use Sessiond::Test::Client       ();

@@ -105,6 +105,7 @@ sub finish ($self) {
         push @which, "$kind $key: $outcome" if $outcome ne 'ok';
         $c->close;
     }
+    Sessiond::Test::Client->new($self->{addr})->delete("$self->{name}-great");
     return (\%outcomes, join ', ', @which);
 }
 

@@ -65,6 +65,7 @@ typedef struct parcel {
     int fd[SD_HANDOVER_BATCH];
     uint32_t count; /* connections in it */
     uint32_t given; /* ... and in those that have been sent */
+    uint64_t sent;  /* us: when all were */
 } parcel_t;
 
 /* The kernel counts descriptors that are under way; the other side takes them
@@ -108,7 +109,7 @@ static bool send_packet(int channel, const uint8_t *bytes, size_t len, const int
 
 static bool say(int channel, uint32_t kind, uint32_t number, const uint8_t *more, size_t len)
 {
-    uint8_t bytes[SD_HANDOVER_HEAD + 8];
+    uint8_t bytes[SD_HANDOVER_HEAD + 24];
 
     sd_put32(bytes, kind);
     sd_put32(bytes + 4, number);
@@ -198,17 +199,21 @@ static bool give_all(sd_server_t *server, parcel_t *p, uint32_t version)
     uint32_t count = atomic_load(&server->connections);
 
     sd_put32(offer + 4, count);
-    return say(p->channel, SD_HANDOVER_OFFER, 0, offer, sizeof offer) && pack_all(p, server)
-           && say(p->channel, SD_HANDOVER_ALL, p->given, NULL, 0) && is_taken(p->channel);
+    if (!say(p->channel, SD_HANDOVER_OFFER, 0, offer, sizeof offer) || !pack_all(p, server))
+        return false;
+    p->sent = sd_clock_us();
+    return say(p->channel, SD_HANDOVER_ALL, p->given, NULL, 0) && is_taken(p->channel);
 }
 
-static void leave_store(sd_server_t *server, int channel, uint64_t since)
+static void leave_store(sd_server_t *server, int channel, uint64_t since, uint64_t stood, uint64_t sent)
 {
-    uint8_t stood[8];
+    uint8_t times[24];
     bool in_order = sd_store_hand_over(&server->store);
 
-    sd_put64(stood, since);
-    if (!say(channel, SD_HANDOVER_DONE, in_order, stood, sizeof stood))
+    sd_put64(times, since);
+    sd_put64(times + 8, stood);
+    sd_put64(times + 16, sent);
+    if (!say(channel, SD_HANDOVER_DONE, in_order, times, sizeof times))
         sd_log(WARNING, errno, "could not tell the next session process that it may serve: it waits for our end");
 }
 
@@ -216,7 +221,7 @@ bool sd_handover_give(sd_server_t *server, const sd_word_t *word)
 {
     uint32_t version = word->to < SD_HANDOVER_TO ? word->to : SD_HANDOVER_TO;
     parcel_t p = { .channel = word->channel, .used = SD_HANDOVER_HEAD };
-    uint64_t since = sd_clock_us();
+    uint64_t since = sd_clock_us(), stood;
     sd_halt_t *halt = NULL;
     bool done = false;
 
@@ -229,10 +234,11 @@ bool sd_handover_give(sd_server_t *server, const sd_word_t *word)
     if (p.bytes)
         halt = sd_halt_begin(server, SD_HANDOVER_WAIT_MS);
     if (halt) {
+        stood = sd_clock_us();
         end_in_reset(server, true);
         done = give_all(server, &p, version);
         if (done)
-            leave_store(server, p.channel, since);
+            leave_store(server, p.channel, since, stood, p.sent);
         else
             end_in_reset(server, false);
     }

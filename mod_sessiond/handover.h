@@ -14,7 +14,7 @@
  *   old -> new   ALL connections(4)
  *   new -> old   TAKEN: it has them all. Until then the old one can go on as if
  *                nothing had been asked, and does if the new one ends
- *   old -> new   DONE in_order(4) stood_since(8): it has let go of the store and
+ *   old -> new   DONE in_order(4) began(8) stood(8) sent(8), times in us: it has let go of the store and
  *                will touch nothing any more; the new one serves
  *
  * While they are under way the sockets are set to end in a reset: if both

@@ -3,12 +3,15 @@
  * mod_sessiond.c: the module record and its hooks; a contents page.
  *
  *   configuration  config.c, address.c   directives, defaults, checks
- *   the parent     process.c, retained.c, listener.c
+ *   the parent     process.c, retained.c, listener.c, forks.c
  *                                        sockets, segment, the session process
- *   the process    server.c, keeper.c    main thread, housekeeping
+ *   the process    settle.c, server.c, keeper.c, halt.c
+ *                                        main thread, housekeeping
  *                  loop.c, connection.c, exchange.c
  *                                        threads that serve clients
  *                  pressure.c            who gives way when memory is short
+ *   restarts       handover.c, takeover.c, connection_handover.c, handover_state.c
+ *                                        live connections go to the next process
  *   reports        status.c, status_filter.c
  *
  * Start order: check_config judges the directives (also for -t), open_logs

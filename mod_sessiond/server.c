@@ -6,28 +6,23 @@
  * outlive its parent.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <ap_listen.h>
-#include <mpm_common.h>
 #include <apr_strings.h>
-#include <http_config.h>
 
 #include "keeper.h"
 #include "log.h"
 #include "loop.h"
 #include "server.h"
+#include "settle.h"
 #include "takeover.h"
 
 #ifndef SD_VERSION
@@ -39,7 +34,6 @@
 #define DRAIN_MS 1000
 #define ABANDONED_MS 600000   /* a restart that takes longer: see is_abandoned */
 #define STOP_MS 5000          /* for threads to end after the drain */
-#define DESCRIPTORS_BESIDE 128 /* beside the clients' own */
 
 static uint64_t clock_us(void)
 {
@@ -87,94 +81,6 @@ static void leave(const sd_start_t *start, int code)
     if (code != SD_EXIT_OK)
         tell_parent(start, SD_NEWS_FAILED, 0);
     _exit(code);
-}
-
-/* ---- becoming the session process ---- */
-
-/* The first start and a restart inherit different dispositions. All that we
- * act on is read from a descriptor by the main thread. */
-static int take_signals(void)
-{
-    static const int ignored[] = { SIGHUP, SIGUSR1, SIGWINCH, SIGINT, SIGPIPE };
-    static const int normal[] = { SIGCHLD, SIGTERM, SIGUSR2, SIGALRM, SIGQUIT, SIGABRT,
-                                  SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGXCPU, SIGXFSZ };
-    struct sigaction sa;
-    sigset_t set;
-    size_t i;
-
-    memset(&sa, 0, sizeof sa);
-    sa.sa_handler = SIG_IGN;
-    for (i = 0; i < sizeof ignored / sizeof *ignored; i++)
-        sigaction(ignored[i], &sa, NULL);
-    sa.sa_handler = SIG_DFL;
-    for (i = 0; i < sizeof normal / sizeof *normal; i++)
-        sigaction(normal[i], &sa, NULL);
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGUSR2);
-    pthread_sigmask(SIG_SETMASK, &set, NULL);
-    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
-/* Connections that an earlier process has, beyond the present limit, are taken over
- * too. */
-static void raise_descriptor_limit(const sd_start_t *start)
-{
-    const sd_config_t *config = start->config;
-    uint32_t earlier = start->earlier_count > 0 ? atomic_load(&start->board->max_connections) : 0;
-    struct rlimit limit;
-    rlim_t want = (rlim_t)(earlier > config->max_connections ? earlier : config->max_connections)
-                  + DESCRIPTORS_BESIDE;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= want)
-        return;
-    limit.rlim_cur = want;
-    if (limit.rlim_max < want)
-        limit.rlim_max = want; /* root may */
-    if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
-        return;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-        if (limit.rlim_max < want)
-            sd_log(WARNING, 0, "only %lu descriptors may be open, too few for "
-                   "SessiondMaxConnections %u: raise the limit (ulimit -n, LimitNOFILE) or lower "
-                   "the directive", (unsigned long)limit.rlim_max, config->max_connections);
-    }
-}
-
-/* The kernel counts the sessions' memory as ours when it looks for a victim;
- * losing it costs every user of the farm his session. Only root may lower it. */
-static void ask_oom_killer_for_mercy(void)
-{
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-    if (fd < 0)
-        return;
-    if (write(fd, "-500", 4) < 0 && errno != EACCES)
-        sd_log(DEBUG, errno, "could not set oom_score_adj");
-    close(fd);
-}
-
-static void settle(const sd_start_t *start)
-{
-    apr_pool_t *pool;
-
-    raise_descriptor_limit(start);
-    ask_oom_killer_for_mercy();
-    ap_close_listeners(); /* the web's own sockets are none of our business */
-    apr_pool_create(&pool, NULL);
-    if (ap_run_drop_privileges(pool, ap_server_conf) != OK) {
-        sd_log(CRIT, 0, "could not become the run-time user");
-        leave(start, SD_EXIT_FAILED);
-    }
-    /* after the change of user, which clears it */
-    (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
-    (void)prctl(PR_SET_NAME, "sessiond");
-    /* web workers run as the same user: they may not trace us or read our memory */
-    (void)prctl(PR_SET_DUMPABLE, 0);
-    if (getppid() != start->parent)
-        leave(start, SD_EXIT_ORPHANED);
 }
 
 /* True: a SIGTERM is there. Others are handled by the caller's bits. */
@@ -439,6 +345,7 @@ static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *t
 {
     char text[SD_BOARD_TEXT];
     uint32_t had = taken->connections, live, i;
+    uint64_t received = clock_us(), entered;
     const char *reason;
 
     reset_gauges(start->board, server->loops + 1);
@@ -448,7 +355,13 @@ static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *t
     }
     for (i = 0; i < server->loops; i++)
         sd_loop_prepare(server->loop[i]);
+    entered = clock_us();
     live = sd_takeover_deal(taken, server);
+    if (taken->since != 0)
+        sd_log(DEBUG, 0, "hand-over: threads stood after %ld us, all was sent after %ld, received after %ld, "
+               "the store entered after %ld, connections dealt out after %ld",
+               (long)(taken->stood - taken->since), (long)(taken->sent - taken->since), (long)(received - taken->since), (long)(entered - taken->since),
+               (long)(clock_us() - taken->since));
     set_board(start, server);
     atomic_store(&start->board->state, SD_STATE_RUNNING);
     atomic_store(&start->board->down_since, 0); /* last: until now the pages told of the outage */
@@ -475,10 +388,13 @@ void sd_server_run(const sd_start_t *start)
 {
     static sd_server_t server; /* in .bss: this process has one */
     static sd_takeover_t taken;
-    int signals = take_signals();
+    int signals = sd_settle_signals();
     uint32_t running = SD_STATE_RUNNING;
 
-    settle(start);
+    if (!sd_settle_process(start))
+        leave(start, SD_EXIT_FAILED);
+    if (getppid() != start->parent)
+        leave(start, SD_EXIT_ORPHANED);
     wait_before_start(start, signals);
     if (start->earlier_count == 0)
         atomic_store(&start->board->state, SD_STATE_STARTING);

@@ -199,12 +199,14 @@ static heard_t take(sd_takeover_t *t, earlier_t *e, uint8_t *bytes, size_t len, 
         e->all = true;
         return HEARD_MORE;
     case SD_HANDOVER_DONE:
-        if (!e->all || len < SD_HANDOVER_HEAD + 8) {
+        if (!e->all || len < SD_HANDOVER_HEAD + 24) {
             ask_again(t, e);
             return HEARD_NOTHING;
         }
         t->complete = number == 1;
         t->since = sd_get64(bytes + SD_HANDOVER_HEAD);
+        t->stood = sd_get64(bytes + SD_HANDOVER_HEAD + 8);
+        t->sent = sd_get64(bytes + SD_HANDOVER_HEAD + 16);
         return HEARD_FREE;
     case SD_HANDOVER_NONE:
         ask_to_finish(t, e);

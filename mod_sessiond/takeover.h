@@ -23,6 +23,7 @@ typedef struct sd_takeover {
     uint32_t connections;  /* in them */
     bool complete;   /* everything is here, and the earlier process has left the store in order */
     uint64_t since;  /* us: nobody has been served since; 0 = not known */
+    uint64_t stood, sent; /* us: ... all threads stood still, and all had been sent */
     bool restarting; /* the parent has said meanwhile that httpd restarts */
 } sd_takeover_t;
 

@@ -4,16 +4,18 @@
  * What is hard: a thread that comes too late must neither find the halt's
  * memory gone nor stop for it.
  */
-#include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
-#include <time.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "halt.h"
 #include "loop.h"
 
 struct sd_halt {
     pthread_mutex_t lock;
-    pthread_cond_t changed;
+    pthread_cond_t end;
+    int came;        /* an eventfd: one of them stands */
     uint32_t owed;   /* letters not yet opened, threads that stand, and whoever began it */
     uint32_t halted;
     bool over;
@@ -27,7 +29,8 @@ static void leave(sd_halt_t *h)
     pthread_mutex_unlock(&h->lock);
     if (!last)
         return;
-    pthread_cond_destroy(&h->changed);
+    pthread_cond_destroy(&h->end);
+    close(h->came);
     pthread_mutex_destroy(&h->lock);
     free(h);
 }
@@ -35,28 +38,30 @@ static void leave(sd_halt_t *h)
 static void stand(sd_loop_t *loop, void *what)
 {
     sd_halt_t *h = what;
+    uint64_t one = 1;
 
     (void)loop;
     pthread_mutex_lock(&h->lock);
     h->halted++;
-    pthread_cond_broadcast(&h->changed);
+    (void)!write(h->came, &one, sizeof one);
     while (!h->over)
-        pthread_cond_wait(&h->changed, &h->lock);
+        pthread_cond_wait(&h->end, &h->lock);
     leave(h);
 }
 
 static sd_halt_t *create(void)
 {
     sd_halt_t *h = calloc(1, sizeof *h);
-    pthread_condattr_t attr;
 
     if (!h)
         return NULL;
+    h->came = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (h->came < 0) {
+        free(h);
+        return NULL;
+    }
     pthread_mutex_init(&h->lock, NULL);
-    pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&h->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    pthread_cond_init(&h->end, NULL);
     h->owed = 1;
     return h;
 }
@@ -68,36 +73,45 @@ void sd_halt_end(sd_halt_t **halt)
     *halt = NULL;
     pthread_mutex_lock(&h->lock);
     h->over = true;
-    pthread_cond_broadcast(&h->changed);
+    pthread_cond_broadcast(&h->end);
     leave(h);
+}
+
+/* With the lock, which it gives up while it waits. */
+static bool all_stand(sd_halt_t *h, uint32_t wanted, uint64_t until)
+{
+    while (h->halted < wanted) {
+        struct pollfd p = { .fd = h->came, .events = POLLIN };
+        uint64_t now = sd_clock_ms(), ignored;
+
+        if (now >= until)
+            return false;
+        pthread_mutex_unlock(&h->lock);
+        if (poll(&p, 1, (int)(until - now)) > 0)
+            (void)!read(h->came, &ignored, sizeof ignored);
+        pthread_mutex_lock(&h->lock);
+    }
+    return true;
 }
 
 sd_halt_t *sd_halt_begin(sd_server_t *server, uint64_t limit_ms)
 {
     sd_halt_t *h = create();
-    struct timespec until;
+    uint64_t until = sd_clock_ms() + limit_ms;
     uint32_t posted = 0;
-    int err = 0;
+    bool all;
 
     if (!h)
         return NULL;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)(limit_ms / 1000);
-    until.tv_nsec += (long)(limit_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&h->lock);
     for (; posted < server->loops; posted++) {
         if (!sd_loop_post(server->loop[posted], stand, h))
             break;
         h->owed++;
     }
-    while (posted == server->loops && h->halted < posted && err == 0)
-        err = pthread_cond_timedwait(&h->changed, &h->lock, &until);
+    all = posted == server->loops && all_stand(h, posted, until);
     pthread_mutex_unlock(&h->lock);
-    if (posted < server->loops || err != 0)
+    if (!all)
         sd_halt_end(&h);
     return h;
 }

@@ -121,13 +121,15 @@ for my $shift (3600, -3600, 0) {
         unlike($is->{SessiondBusy}, qr/\d{3}/, 'the shares of time are below 100%');
         is($h->check, 'clean', 'the store is clean');
 
-        # A request that does not end makes the old process wait for its threads.
+        # A request under way is handed over, with all its times.
         my $never = Sessiond::Test::Client->new($h->port);
         $never->open;
         $never->send(substr $request, 0, 50);
         $h->wait_for(sub { $h->value('ConnectionsOpen') > 0 }, 20, 'its connection');
         $h->graceful;
-        is(($never->read_all)[0], 'reset', 'a restart ends it');
+        is(($idle->hello)[0], 'ok', 'a restart keeps the persistent connection');
+        $never->send(substr $request, 50);
+        is_deeply([$never->read_all], ['ok', "OK\n"], 'and the request under way');
         is($h->value('LastRepair'), 'never', 'and hands over in order');
         cmp_ok($h->value('Uptime'), '<', 20, 'the new process is young');
     };

@@ -75,12 +75,8 @@ static packed_t pack(const sd_handed_t *s)
 /* From bytes that end where nobody may read. */
 static bool unpack(const uint8_t *bytes, size_t len, sd_handed_t *s, guard_t *g)
 {
-    uint8_t *at;
-
     guard_open(g, len ? len : 1);
-    at = guard_at(g, len);
-    memcpy(at, bytes, len);
-    return sd_handed_unpack(at, len, s);
+    return sd_handed_unpack(guard_put(g, bytes, len), len, s);
 }
 
 static void add_field(packed_t *p, unsigned tag, const void *body, size_t len)

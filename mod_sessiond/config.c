@@ -28,6 +28,7 @@ static const sd_config_t defaults = {
     .expiration = 1800,
     .timeout = 60,
     .idle_timeout = 3600,
+    .lock_timeout = 60,
     .max_connections = 10000,
     .backlog = 4096,
 };
@@ -78,6 +79,7 @@ typedef struct sd_number {
 NUMBER("SessiondExpiration", expiration, 1, 2592000, "seconds");
 NUMBER("SessiondTimeout", timeout, 1, 86400, "seconds");
 NUMBER("SessiondIdleTimeout", idle_timeout, 1, 2592000, "seconds");
+NUMBER("SessiondLockTimeout", lock_timeout, 1, 86400, "seconds");
 NUMBER("SessiondMaxConnections", max_connections, 1, 1000000, "connections");
 NUMBER("SessiondBacklog", backlog, 1, 65535, "connections");
 NUMBER("SessiondThreads", threads, 1, SD_THREADS_MAX, "threads");
@@ -224,6 +226,8 @@ const command_rec sd_config_commands[] = {
                      "seconds until a connection's first request must be complete"),
     DIRECTIVE_NUMBER("SessiondIdleTimeout", idle_timeout,
                      "seconds that a persistent connection may be idle"),
+    DIRECTIVE_NUMBER("SessiondLockTimeout", lock_timeout,
+                     "seconds after which a session lock goes to whoever waits for it"),
     AP_INIT_TAKE1("SessiondMaxSize", set_size, &max_size_size, RSRC_CONF,
                   "largest key plus data of one session, 1K to 1G"),
     DIRECTIVE_NUMBER("SessiondMaxConnections", max_connections,

@@ -26,6 +26,7 @@ typedef struct sd_config {
     uint32_t expiration;           /* seconds, as all that follow */
     uint32_t timeout;
     uint32_t idle_timeout;
+    uint32_t lock_timeout;
     uint32_t max_connections;
     uint32_t backlog;
     uint32_t threads;              /* 0 = not set */

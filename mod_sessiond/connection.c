@@ -53,7 +53,7 @@ static void end(sd_loop_t *loop, sd_connection_t *c)
     sd_timer_clear(&loop->wheel, &c->timer);
     sd_pressure_forget(loop, c);
     sd_pressure_done(loop, c);
-    sd_wire_teardown(&c->wire, loop->lane);
+    sd_wire_end(&c->wire, &loop->exec);
     if (c->stalled) {
         sd_reply_discard(c->stalled, loop->lane);
         free(c->stalled);
@@ -231,6 +231,10 @@ void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, boo
         if (readable)
             sd_exchange_read_away(loop, c);
         break;
+    case SD_WAITING:
+        if (readable)
+            sd_exchange_overhear(loop, c);
+        break;
     default: /* nothing is asked of the poller: it is the connection's end */
         sd_count(loop->counters, aborted);
         sd_connection_reset(loop, c);
@@ -238,8 +242,20 @@ void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, boo
     }
 }
 
+void sd_connection_granted(sd_loop_t *loop, sd_connection_t *c)
+{
+    loop->turn_sent = loop->turn_replies = 0;
+    if (c->state == SD_WAITING) /* else a reply before it is still on its way out */
+        sd_exchange_wait_ends(loop, c);
+}
+
 void sd_connection_timeout(sd_loop_t *loop, sd_connection_t *c)
 {
+    loop->turn_sent = loop->turn_replies = 0;
+    if (c->state == SD_WAITING) {
+        sd_exchange_wait_ends(loop, c);
+        return;
+    }
     if (c->state == SD_LINGERING) {
         sd_connection_close(loop, c);
         return;

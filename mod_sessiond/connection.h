@@ -13,7 +13,7 @@ typedef enum {
     SD_READING,
     SD_SENDING,        /* a reply is stalled */
     SD_LINGERING,      /* half-closed; what still comes is read away */
-    SD_WAITING,        /* the reply comes from elsewhere */
+    SD_WAITING,        /* for a lock; what comes meanwhile is kept */
     SD_PAUSED_CROWDED, /* not read from: see pressure.h */
     SD_PAUSED_FULL
 } sd_connection_state_t;
@@ -55,6 +55,8 @@ void sd_connection_ready(sd_loop_t *loop, sd_connection_t *c, bool readable, boo
 /* One that was paused, or taken over, goes on. */
 void sd_connection_resume(sd_loop_t *loop, sd_connection_t *c);
 void sd_connection_timeout(sd_loop_t *loop, sd_connection_t *c);
+/* The lock that it waits for is its own. */
+void sd_connection_granted(sd_loop_t *loop, sd_connection_t *c);
 /* The loop is draining: serve what is there, end what is idle. */
 void sd_connection_drain(sd_loop_t *loop, sd_connection_t *c);
 /* Ends it in trouble. */
@@ -78,6 +80,11 @@ uint64_t sd_connection_whole_time(const sd_loop_t *loop, uint64_t bytes);
 /* When a request under way must be complete, when a stalled reply must move. */
 uint64_t sd_connection_request_due(const sd_loop_t *loop, const sd_connection_t *c);
 uint64_t sd_connection_reply_due(const sd_loop_t *loop, const sd_connection_t *c);
+
+static inline sd_connection_t *sd_connection_of_owner(sd_lock_owner_t *owner)
+{
+    return (sd_connection_t *)(void *)((char *)owner - offsetof(sd_connection_t, wire.owner));
+}
 
 static inline sd_connection_t *sd_connection_of_timer(sd_timer_t *timer)
 {

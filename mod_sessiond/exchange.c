@@ -108,6 +108,30 @@ static void put_aside(sd_loop_t *loop, sd_connection_t *c, sd_connection_state_t
     sd_connection_poll(loop, c, 0);
 }
 
+/* The client has begun anew: whoever waited is gone. */
+static bool is_given_up(const sd_connection_t *c)
+{
+    return c->input_len > 0 && c->input[0] == 'P';
+}
+
+/* The client may end, or give up by a hello, so it is listened to; but not beyond
+ * what can be kept. */
+static void wait_for_lock(sd_loop_t *loop, sd_connection_t *c)
+{
+    if (!c->kept_alive) {
+        c->transport->keep_alive(c->fd);
+        c->kept_alive = true;
+    }
+    c->state = SD_WAITING;
+    /* granted: while a reply before it was on its way out */
+    if (c->wire.owner.granted || is_given_up(c)) {
+        sd_exchange_wait_ends(loop, c);
+        return;
+    }
+    sd_timer_set(&loop->wheel, &c->timer, sd_locks_wait_ends(&c->wire.owner));
+    sd_connection_poll(loop, c, c->input_len < SD_LOOP_SCRATCH ? SD_POLL_READ : 0);
+}
+
 /* The reply has gone out. False: the connection is gone too, or waits. */
 static bool follow(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
 {
@@ -131,8 +155,7 @@ static bool follow(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
         return false;
     case SD_AFTER_PENDING:
         sd_connection_release_held(loop, c);
-        c->state = SD_WAITING;
-        sd_connection_poll(loop, c, 0);
+        wait_for_lock(loop, c);
         return false;
     }
     return false;
@@ -205,6 +228,10 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
          * not over while only the beginning of its head has been fed */
         if (c->goes_first && (answered || (used > 0 && !sd_wire_is_taking(&c->wire))))
             sd_pressure_done(loop, c);
+        if (after == SD_AFTER_PENDING && !keep_input(c, in + at, len - at)) {
+            sd_connection_reset(loop, c);
+            return false;
+        }
         if (paused && !put_back(loop, c, in, at, len)) {
             sd_connection_reset(loop, c);
             return false;
@@ -220,7 +247,8 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
                     return false;
                 break;
             case STALLED:
-                if ((!paused && !keep_input(c, in + at, len - at)) || !stall(loop, c, after))
+                if ((!paused && after != SD_AFTER_PENDING && !keep_input(c, in + at, len - at))
+                    || !stall(loop, c, after))
                     sd_connection_reset(loop, c);
                 return false;
             case BROKEN:
@@ -391,4 +419,60 @@ void sd_exchange_send_more(sd_loop_t *loop, sd_connection_t *c)
     /* requests that were read behind the one whose reply stalled */
     if (sd_exchange_go_on(loop, c))
         sd_connection_wait_for_input(loop, c);
+}
+
+/* ---- waiting for a lock ---- */
+
+void sd_exchange_wait_ends(sd_loop_t *loop, sd_connection_t *c)
+{
+    sd_after_t after = c->wire.owner.granted ? sd_wire_granted(&c->wire, &loop->exec, &loop->reply)
+                                             : sd_wire_give_up(&c->wire, &loop->exec, &loop->reply);
+
+    c->state = SD_READING;
+    c->since = loop->exec.now; /* what was kept behind it begins now */
+    switch (send_reply(loop, c, &loop->reply, after)) {
+    case SENT:
+        if (!follow(loop, c, after))
+            return;
+        break;
+    case STALLED:
+        if (!stall(loop, c, after))
+            sd_connection_reset(loop, c);
+        return;
+    case BROKEN:
+        sd_count(loop->counters, aborted);
+        sd_connection_reset(loop, c);
+        return;
+    }
+    if (sd_exchange_go_on(loop, c))
+        sd_exchange_read(loop, c);
+}
+
+void sd_exchange_overhear(sd_loop_t *loop, sd_connection_t *c)
+{
+    uint32_t kept = c->input_len;
+    struct iovec iov = { loop->scratch + kept, SD_LOOP_SCRATCH - kept };
+    ssize_t got = c->transport->receive(c->fd, &iov, 1);
+
+    if (got == -EAGAIN)
+        return;
+    if (got <= 0) { /* the client is gone, and nobody would take the answer */
+        sd_count(loop->counters, aborted);
+        if (got == 0)
+            sd_connection_close(loop, c);
+        else
+            sd_connection_reset(loop, c);
+        return;
+    }
+    sd_count_add(loop->counters, bytes_in, got);
+    if (kept > 0)
+        memcpy(loop->scratch, c->input, kept);
+    if (!keep_input(c, loop->scratch, kept + (size_t)got)) {
+        sd_connection_reset(loop, c);
+        return;
+    }
+    if (is_given_up(c))
+        sd_exchange_wait_ends(loop, c);
+    else if (c->input_len == SD_LOOP_SCRATCH)
+        sd_connection_poll(loop, c, 0);
 }

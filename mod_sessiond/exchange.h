@@ -15,6 +15,10 @@ void sd_exchange_read(sd_loop_t *loop, sd_connection_t *c);
 void sd_exchange_read_away(sd_loop_t *loop, sd_connection_t *c);
 /* The client takes more of a stalled reply. */
 void sd_exchange_send_more(sd_loop_t *loop, sd_connection_t *c);
+/* It waits for a lock, and something has come. */
+void sd_exchange_overhear(sd_loop_t *loop, sd_connection_t *c);
+/* The lock has been granted, or the wait is over by time: answers, and goes on. */
+void sd_exchange_wait_ends(sd_loop_t *loop, sd_connection_t *c);
 /* Feeds what was kept while nothing could be done with it. True: go on reading;
  * false: the connection is gone, or waits. */
 bool sd_exchange_go_on(sd_loop_t *loop, sd_connection_t *c);

@@ -113,6 +113,7 @@ void sd_keeper_tick(sd_keeper_t *k, uint64_t now)
     if (now < k->next_look)
         return;
     k->next_look = now + 100;
+    sd_locks_tick(k->server->locks, now, sd_lane_counters(k->lane));
     (void)sd_store_sweep(k->lane, now, SWEEP_BUCKETS);
     look_at_memory(k, now);
     look_at_accepts(k, now);

@@ -202,6 +202,27 @@ static int wait_ms(const sd_loop_t *loop)
     return pressure >= 0 && pressure < wait ? pressure : wait;
 }
 
+/* Another thread has granted locks to connections of ours; our own turn looks for
+ * itself. */
+static void wake(void *data)
+{
+    sd_loop_t *loop = data;
+    uint64_t one = 1;
+
+    if (loop->started && pthread_equal(pthread_self(), loop->thread))
+        return;
+    while (write(loop->mailbox_fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+static void take_grants(sd_loop_t *loop)
+{
+    sd_lock_owner_t *owner;
+
+    while (sd_lock_mailbox_has_some(&loop->granted) && (owner = sd_locks_next_granted(&loop->granted)))
+        sd_connection_granted(loop, sd_connection_of_owner(owner));
+}
+
 static void turn(sd_loop_t *loop)
 {
     sd_poll_event_t events[EVENTS];
@@ -230,11 +251,13 @@ static void turn(sd_loop_t *loop)
         sd_connection_timeout(loop, sd_connection_of_timer(timer));
     if (letters)
         read_mailbox(loop);
+    take_grants(loop);
     sd_pressure_turn(loop); /* after the events: it may end any connection */
     if (loop->accept_again && loop->exec.now >= loop->accept_again && !loop->draining) {
         loop->accept_again = 0;
         poll_listeners(loop, true);
     }
+    take_grants(loop); /* what this turn's own ends have passed on: nobody wakes us for it */
     if (loop->draining)
         drain_step(loop);
     if (n > 0)
@@ -279,6 +302,7 @@ sd_loop_t *sd_loop_create(sd_server_t *server, uint32_t number)
         return NULL;
     loop->mailbox_source = SD_SOURCE_MAILBOX;
     sd_pressure_setup(loop);
+    sd_lock_mailbox_setup(&loop->granted, wake, loop);
     loop->server = server;
     loop->number = number;
     loop->mailbox_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -327,6 +351,7 @@ void sd_loop_destroy(sd_loop_t **loop)
     sd_poller_destroy(&l->poller);
     if (l->mailbox_fd >= 0)
         close(l->mailbox_fd);
+    sd_lock_mailbox_teardown(&l->granted);
     pthread_mutex_destroy(&l->mailbox_lock);
     free(l);
 }
@@ -340,6 +365,8 @@ void sd_loop_prepare(sd_loop_t *loop)
     loop->exec.lane = loop->lane;
     loop->exec.counters = loop->counters;
     loop->exec.limits = &loop->server->limits;
+    loop->exec.locks = loop->server->locks;
+    loop->exec.mailbox = &loop->granted;
     loop->exec.now = now;
     sd_timer_wheel_setup(&loop->wheel, now);
     atomic_store(&loop->beat, now);

@@ -61,6 +61,7 @@ typedef struct sd_loop {
     sd_reply_t reply;               /* the one being built */
     size_t turn_sent;               /* bytes sent to the connection whose turn it is */
     uint32_t turn_replies;          /* ... and how often a full reply was */
+    sd_lock_mailbox_t granted;      /* locks, to connections of this loop */
     sd_loop_pressure_t pressure;
     bool draining, stopped;
     uint64_t drain_until;

@@ -28,7 +28,7 @@
 #ifndef SD_VERSION
 #error "SD_VERSION is the package's version"
 #endif
-#define GREETING "mod_sessiond/" SD_VERSION " fence"
+#define GREETING "mod_sessiond/" SD_VERSION " fence lock"
 
 #define TICK_MS 100
 #define DRAIN_MS 1000
@@ -292,6 +292,8 @@ static void reset_gauges(sd_board_t *board, uint32_t lanes)
     for (i = 0; i < SD_LANES_MAX; i++) {
         atomic_store(&board->slot[i].connections_open, 0);
         atomic_store(&board->slot[i].busy_us, 0);
+        atomic_store(&board->slot[i].locks_held, 0);
+        atomic_store(&board->slot[i].lock_waiters, 0);
     }
 }
 
@@ -316,6 +318,11 @@ static void get_ready(const sd_start_t *start, sd_server_t *server)
     server->limits.expiration_ms = (uint64_t)start->config->expiration * 1000;
     server->limits.greeting = GREETING;
     options.lanes = server->loops + 1;
+    server->locks = sd_locks_create((uint64_t)start->config->lock_timeout * 1000);
+    if (!server->locks) {
+        sd_log(CRIT, 0, "no memory for the table of locks");
+        leave(start, SD_EXIT_FAILED);
+    }
     if (sd_store_prepare(&server->store, start->segment, start->segment_bytes, &options, &reason)
         != SD_OK) {
         sd_log(CRIT, 0, "cannot use the session memory: %s", reason);

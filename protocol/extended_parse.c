@@ -45,7 +45,7 @@ static sd_parse_t parse_hello(const uint8_t *in, size_t len, sd_request_t *reque
     return SD_PARSE_DONE;
 }
 
-/* G and W: the fixed part is there; lengths are in the request. */
+/* All but P: the fixed part is there; lengths are in the request. */
 static sd_parse_t parse_key(const uint8_t *in, size_t len, uint32_t fixed, sd_request_t *request)
 {
     uint64_t rest = (uint64_t)request->key_len + request->data_len;
@@ -54,6 +54,8 @@ static sd_parse_t parse_key(const uint8_t *in, size_t len, uint32_t fixed, sd_re
         return bad_known(request, SD_FAULT_KEY, fixed, rest);
     if (request->ttl > SD_TTL_MAX)
         return bad_known(request, SD_FAULT_TTL, fixed, rest);
+    if (request->wait_ms > SD_WAIT_MAX)
+        return bad_known(request, SD_FAULT_WAIT, fixed, rest);
     request->head_len = fixed + request->key_len;
     if (len < request->head_len)
         return SD_PARSE_MORE;
@@ -61,6 +63,24 @@ static sd_parse_t parse_key(const uint8_t *in, size_t len, uint32_t fixed, sd_re
     if (!key_is_valid(request->key, request->key_len))
         return bad_known(request, SD_FAULT_KEY, fixed, rest);
     return SD_PARSE_DONE;
+}
+
+/* Bytes before the key; 0 = no frame begins so. */
+static uint32_t fixed_part(uint8_t op)
+{
+    switch (op) {
+    case 'W':
+        return 21;
+    case 'L':
+    case 'T':
+        return 9;
+    case 'G':
+    case 'U':
+    case 'R':
+        return 5;
+    default:
+        return 0;
+    }
 }
 
 sd_parse_t sd_extended_parse(const uint8_t *in, size_t len, const sd_limits_t *limits,
@@ -74,9 +94,9 @@ sd_parse_t sd_extended_parse(const uint8_t *in, size_t len, const sd_limits_t *l
     request->op = in[0];
     if (request->op == 'P')
         return parse_hello(in, len, request);
-    if (request->op != 'G' && request->op != 'W')
+    fixed = fixed_part(request->op);
+    if (fixed == 0)
         return bad(request, SD_FAULT_UNKNOWN);
-    fixed = request->op == 'W' ? 21 : 5;
     if (len >= 5) {
         request->key_len = sd_get32(in + 1);
         if (request->key_len > limits->max_size)
@@ -91,5 +111,9 @@ sd_parse_t sd_extended_parse(const uint8_t *in, size_t len, const sd_limits_t *l
         request->ttl = sd_get32(in + 9);
         request->version = sd_get64(in + 13);
     }
+    if (request->op == 'L')
+        request->wait_ms = sd_get32(in + 5);
+    if (request->op == 'T')
+        request->ttl = sd_get32(in + 5);
     return parse_key(in, len, fixed, request);
 }

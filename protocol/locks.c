@@ -182,7 +182,7 @@ static void unpost(sd_claim_t *claim)
     pthread_mutex_unlock(&m->lock);
 }
 
-sd_lock_owner_t *sd_locks_next_granted(sd_lock_mailbox_t *m, sd_lock_key_t *key)
+sd_lock_owner_t *sd_locks_next_granted(sd_lock_mailbox_t *m)
 {
     sd_claim_t *claim;
 
@@ -193,11 +193,22 @@ sd_lock_owner_t *sd_locks_next_granted(sd_lock_mailbox_t *m, sd_lock_key_t *key)
     pthread_mutex_unlock(&m->lock);
     if (!claim)
         return NULL;
-    claim->owner->awaited = NULL;
-    key->bytes = claim->lock->key;
-    key->len = claim->lock->key_len;
-    key->hash = claim->lock->hash;
+    claim->owner->granted = true;
     return claim->owner;
+}
+
+sd_lock_key_t sd_locks_accept(sd_lock_owner_t *owner)
+{
+    const sd_lock_t *lock = owner->awaited->lock;
+
+    owner->awaited = NULL;
+    owner->granted = false;
+    return (sd_lock_key_t){ lock->key, lock->key_len, lock->hash };
+}
+
+uint64_t sd_locks_wait_ends(const sd_lock_owner_t *owner)
+{
+    return owner->awaited->until;
 }
 
 /* ---- the queue: all with the shard's mutex ---- */
@@ -340,6 +351,7 @@ static sd_claim_t *make_claim(shard_t *shard, sd_lock_owner_t *owner, const sd_l
     claim->kind = SD_CLAIM_LOST;
     claim->mine = owner->claims;
     owner->claims = claim;
+    owner->count++;
     owner->mailbox = mailbox;
     return claim;
 }
@@ -354,6 +366,7 @@ static void drop(shard_t *shard, sd_claim_t *claim)
     while (*link != claim)
         link = &(*link)->mine;
     *link = claim->mine;
+    claim->owner->count--;
     free(claim);
     if (--lock->claims > 0)
         return;
@@ -377,8 +390,10 @@ static bool end(const sd_locks_t *locks, shard_t *shard, sd_claim_t *claim, uint
         if (held)
             give_back(locks, shard, claim, now, counters);
     }
-    if (claim->owner->awaited == claim)
+    if (claim->owner->awaited == claim) {
         claim->owner->awaited = NULL;
+        claim->owner->granted = false;
+    }
     drop(shard, claim);
     return held;
 }
@@ -393,6 +408,10 @@ sd_lock_result_t sd_locks_ask(sd_locks_t *locks, sd_lock_owner_t *owner, const s
 
     pthread_mutex_lock(&shard->mutex);
     claim = claim_of(owner, key);
+    if (!claim && owner->count >= SD_LOCKS_MOST) {
+        pthread_mutex_unlock(&shard->mutex);
+        return SD_LOCK_TOO_MANY;
+    }
     if (!claim && !(claim = make_claim(shard, owner, key, mailbox))) {
         pthread_mutex_unlock(&shard->mutex);
         return SD_LOCK_NO_MEMORY;
@@ -442,7 +461,7 @@ bool sd_locks_give_up(sd_locks_t *locks, sd_lock_owner_t *owner, uint64_t now, s
     granted = claim->kind != SD_CLAIM_WAITING;
     if (granted) {
         unpost(claim);
-        owner->awaited = NULL;
+        owner->granted = true;
     }
     else {
         sd_count(counters, lock_timeouts);
@@ -583,6 +602,7 @@ bool sd_locks_adopt(sd_locks_t *locks, sd_lock_owner_t *owner, const sd_claim_st
     sd_claim_t *claim;
 
     if (state->kind > SD_CLAIM_LOST || key.len == 0 || key.len > UINT8_MAX || claim_of(owner, &key)
+        || owner->count >= SD_LOCKS_MOST
         || (owner->awaited && (state->kind == SD_CLAIM_WAITING || state->kind == SD_CLAIM_GRANTED)))
         return false;
     claim = make_claim(shard, owner, &key, mailbox);

@@ -41,7 +41,12 @@ typedef struct sd_lock_owner {
     sd_claim_t *claims;
     sd_claim_t *awaited; /* the one for which the connection waits; NULL = it does not */
     struct sd_lock_mailbox *mailbox;
+    uint16_t count;        /* of claims */
+    bool granted;          /* the awaited one is: the mailbox has told */
 } sd_lock_owner_t;
+
+/* Claims of one owner at most; a search walks them. */
+#define SD_LOCKS_MOST 64u
 
 /* Where a thread finds what it has been granted. */
 typedef struct sd_lock_mailbox {
@@ -71,6 +76,7 @@ typedef enum {
     SD_LOCK_GRANTED,
     SD_LOCK_WAITS,     /* the mailbox tells when it is granted; owner->awaited is set */
     SD_LOCK_REFUSED,   /* held by another, and `until` is not in the future */
+    SD_LOCK_TOO_MANY,  /* the owner has SD_LOCKS_MOST claims */
     SD_LOCK_NO_MEMORY
 } sd_lock_result_t;
 
@@ -79,9 +85,15 @@ sd_lock_result_t sd_locks_ask(sd_locks_t *locks, sd_lock_owner_t *owner, const s
                               sd_lock_mailbox_t *mailbox, uint64_t until, uint64_t now,
                               sd_counters_t *counters);
 
-/* The wait is over by time. True: the lock was granted in the same moment and is
- * held; false: it no longer waits. Either way owner->awaited is NULL afterwards. */
+/* The wait is over by time. True: the lock was granted in the same moment, see
+ * sd_locks_accept; false: it does not wait any more. */
 bool sd_locks_give_up(sd_locks_t *locks, sd_lock_owner_t *owner, uint64_t now, sd_counters_t *counters);
+
+/* The owner goes on with what it was granted: it awaits nothing any more. The key
+ * is good until the claim ends. */
+sd_lock_key_t sd_locks_accept(sd_lock_owner_t *owner);
+/* Until when it waits. */
+uint64_t sd_locks_wait_ends(const sd_lock_owner_t *owner);
 
 /* Ends every claim, held or awaited. For P, and for the end of the connection. */
 void sd_locks_release_all(sd_locks_t *locks, sd_lock_owner_t *owner, uint64_t now, sd_counters_t *counters);
@@ -106,8 +118,8 @@ bool sd_locks_leave(sd_locks_t *locks, sd_lock_passage_t *passage, bool unlock, 
 
 /* ---- a thread's mailbox ---- */
 
-/* The owner of the next grant, whose `awaited` is NULL then; NULL = none. */
-sd_lock_owner_t *sd_locks_next_granted(sd_lock_mailbox_t *mailbox, sd_lock_key_t *key);
+/* The owner of the next grant, whose `granted` is set; NULL = none. */
+sd_lock_owner_t *sd_locks_next_granted(sd_lock_mailbox_t *mailbox);
 static inline bool sd_lock_mailbox_has_some(const sd_lock_mailbox_t *mailbox)
 {
     return atomic_load_explicit(&mailbox->any, memory_order_acquire);

@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "extended_parse.h"
 #include "wire.h"
 
 enum { AT_HEAD = SD_WIRE_HEAD, IN_VALUE = SD_WIRE_VALUE, PASSING = SD_WIRE_PASSING };
@@ -21,6 +22,13 @@ void sd_wire_teardown(sd_wire_t *wire, sd_lane_t *lane)
     sd_chain_discard(lane, &wire->chain);
     wire->state = AT_HEAD;
     wire->left = wire->size = 0;
+}
+
+void sd_wire_end(sd_wire_t *wire, const sd_exec_t *exec)
+{
+    sd_wire_teardown(wire, exec->lane);
+    if (wire->owner.claims)
+        sd_locks_release_all(exec->locks, &wire->owner, exec->now, exec->counters);
 }
 
 bool sd_wire_is_idle(const sd_wire_t *wire)
@@ -53,8 +61,7 @@ uint32_t sd_wire_held_missing(const sd_wire_t *wire)
     return wire->held_missing;
 }
 
-/* NULL: no protocol of ours begins like this. L, T, U and R are extended frames
- * that this version does not have: they get an error, not a silent close. */
+/* NULL: no protocol of ours begins like this. */
 static const sd_protocol_t *protocol_of(const sd_wire_t *wire, uint8_t first)
 {
     if (first == 'S' || first == 'F' || first == 'D')
@@ -211,6 +218,20 @@ sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *i
     return after;
 }
 
+sd_after_t sd_wire_granted(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply)
+{
+    sd_lock_key_t key = sd_locks_accept(&wire->owner);
+
+    return sd_extended_locked(exec, key.bytes, key.len, reply);
+}
+
+sd_after_t sd_wire_give_up(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply)
+{
+    if (sd_locks_give_up(exec->locks, &wire->owner, exec->now, exec->counters))
+        return sd_wire_granted(wire, exec, reply);
+    return sd_extended_not_locked(reply);
+}
+
 /* Room is taken as far ahead as bytes have already come: whoever declares much
  * and sends little holds little. */
 #define AHEAD_LEAST 1024u
@@ -265,7 +286,7 @@ static bool is_possible(const sd_wire_state_t *state)
                && state->left > 0 && state->left <= state->size && state->size <= UINT32_MAX
                && state->ttl <= SD_TTL_MAX && state->chain.data_len == state->size - state->left;
     case PASSING:
-        return state->fault > SD_FAULT_UNKNOWN && state->fault <= SD_FAULT_FULL && state->left > 0
+        return state->fault > SD_FAULT_UNKNOWN && state->fault <= SD_FAULT_LAST && state->left > 0
                && state->left <= state->size;
     default:
         return false;

@@ -15,10 +15,12 @@
 #ifndef SD_WIRE_H
 #define SD_WIRE_H
 
+#include "locks.h"
 #include "reply.h"
 #include "shm/store.h"
 
 #define SD_TTL_MAX 2592000u /* seconds: 30 days, as memcached has it */
+#define SD_WAIT_MAX 600000u /* ms: how long a lock may be waited for */
 
 typedef struct sd_limits {
     uint64_t max_size;      /* key plus data, bytes */
@@ -34,6 +36,8 @@ typedef struct sd_exec {
     uint64_t now; /* ms, the store's clock */
     uint32_t hold_from; /* begin no value of so many bytes that is not all there:
                          * SD_AFTER_CROWDED; 0 = begin any */
+    sd_locks_t *locks;
+    sd_lock_mailbox_t *mailbox; /* where this thread finds what it was granted */
     bool patient;       /* full memory is worth a second try: SD_AFTER_FULL, not a refusal */
 } sd_exec_t;
 
@@ -45,7 +49,9 @@ typedef enum {
     SD_FAULT_KEY,      /* a key that this frame does not allow */
     SD_FAULT_OVERSIZE, /* key and data are more than SessiondMaxSize */
     SD_FAULT_TTL,      /* a lifetime over SD_TTL_MAX */
-    SD_FAULT_FULL      /* no memory */
+    SD_FAULT_FULL,     /* no memory */
+    SD_FAULT_WAIT,     /* a wait over SD_WAIT_MAX */
+    SD_FAULT_LAST = SD_FAULT_WAIT /* new ones go to the end: numbers travel between versions */
 } sd_fault_t;
 
 /* A frame's head, as a parser found it. `key` points into the input. */
@@ -54,7 +60,8 @@ typedef struct sd_request {
     uint64_t version;
     uint32_t key_len;
     uint32_t data_len;  /* bytes of value that follow the head */
-    uint32_t ttl;       /* seconds, 0 = the server's */
+    uint32_t ttl;       /* seconds, 0 = the server's; or */
+    uint32_t wait_ms;   /* how long to wait for a lock */
     uint32_t head_len;  /* bytes of the head, key included; with SKIP: those read */
     uint64_t skip;      /* SD_PARSE_BAD: bytes of the frame that follow head_len, if `known` */
     sd_fault_t fault;
@@ -107,6 +114,7 @@ typedef struct sd_wire {
     uint8_t fault;
     uint8_t state;
     uint8_t bound;      /* 0 = no byte seen yet */
+    sd_lock_owner_t owner; /* the locks that this connection holds or awaits */
     bool persistent;    /* an extended frame was seen: stays open between requests */
 } sd_wire_t;
 
@@ -128,8 +136,10 @@ typedef struct sd_wire_state {
 #define SD_WIRE_PASSING 2 /* `left` bytes to pass over, then refuse */
 
 void sd_wire_setup(sd_wire_t *wire);
-/* Gives back what a request under way holds. */
+/* Gives back what a request under way holds; not the locks. */
 void sd_wire_teardown(sd_wire_t *wire, sd_lane_t *lane);
+/* The connection ends: so do its locks and its wait. */
+void sd_wire_end(sd_wire_t *wire, const sd_exec_t *exec);
 
 /* Feeds input. Returns what to do after the reply has been sent; *used says how
  * many bytes were taken. With SD_AFTER_KEEP and *used < len the rest is either
@@ -137,6 +147,11 @@ void sd_wire_teardown(sd_wire_t *wire, sd_lane_t *lane);
  * (sd_reply_is_full), wants feeding again once it has been sent. */
 sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *in, size_t len,
                         size_t *used, sd_reply_t *reply);
+
+/* After SD_AFTER_PENDING: the lock has been granted (owner.granted), or its time is
+ * over. Builds the reply that was due. */
+sd_after_t sd_wire_granted(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply);
+sd_after_t sd_wire_give_up(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply);
 
 /* Where the value being read can be received directly, at most `limit` bytes
  * and not far ahead of those that have come: returns the number of vectors, 0 =

@@ -208,6 +208,11 @@ void sd_chain_discard(sd_lane_t *lane, sd_chain_t *c)
     memset(c, 0, sizeof *c);
 }
 
+uint32_t sd_chain_key(const sd_lane_t *lane, const sd_chain_t *c, unsigned char out[SD_KEY_MAX])
+{
+    return sd_item_key_copy(lane->store, c->head, out);
+}
+
 int sd_ref_iov(sd_lane_t *lane, const sd_ref_t *ref, struct iovec *iov, int max, size_t *bytes)
 {
     return vectors(lane->store, ref->block, ref->block_at, ref->left, iov, max, bytes);

@@ -48,7 +48,21 @@
     X(get_hits,              GetHits,              COUNTER, "gets (G) that found a session")                 \
     X(get_misses,            GetMisses,            COUNTER, "gets (G) that found none")                      \
     X(writes,                Writes,               COUNTER, "writes (W)")                                    \
-    X(writes_fenced,         WritesFenced,         COUNTER, "writes (W) refused: not the version read")      \
+    X(writes_fenced,         WritesFenced,         COUNTER, "writes (W) refused: another's lock, or not the version read") \
+    X(touches,               Touches,              COUNTER, "touches (T) of a session")                      \
+    X(touch_misses,          TouchMisses,          COUNTER, "touches (T) that found none")                   \
+    X(removes,               Removes,              COUNTER, "removals (R) of a session")                     \
+    X(remove_misses,         RemoveMisses,         COUNTER, "removals (R) that found none")                  \
+    X(removes_fenced,        RemovesFenced,        COUNTER, "removals (R) refused: another holds the lock")  \
+    X(unlocks,               Unlocks,              COUNTER, "unlocks (U)")                                   \
+    X(unlock_misses,         UnlockMisses,         COUNTER, "unlocks (U) of a lock that was not held")       \
+    X(locks_held,            LocksHeld,            GAUGE,   "session locks held")                            \
+    X(lock_waiters,          LockWaiters,          GAUGE,   "requests that wait for a lock")                 \
+    X(lock_grants,           LockGrants,           COUNTER, "locks granted (L)")                             \
+    X(lock_waits,            LockWaits,            COUNTER, "of these requests (L), those that had to wait") \
+    X(lock_wait_ms,          LockWaitMilliseconds, COUNTER, "milliseconds waited for locks that were granted") \
+    X(lock_timeouts,         LockTimeouts,         COUNTER, "lock requests (L) given up: not granted in time") \
+    X(leases_ended,          LeasesEnded,          COUNTER, "locks taken away: the lease was over and somebody waited") \
     X(read_expired,          ReadExpired,          COUNTER, "reads that met an expired session")             \
     X(bytes_in,              BytesIn,              COUNTER, "bytes received")                                \
     X(bytes_out,             BytesOut,             COUNTER, "bytes sent")                                    \

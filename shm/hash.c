@@ -11,3 +11,8 @@ uint64_t sd_hash(const sd_store_t *s, const void *key, size_t key_len)
 {
     return apr_siphash24(key, key_len, s->header->seed);
 }
+
+uint64_t sd_key_hash(const sd_lane_t *lane, const void *key, size_t key_len)
+{
+    return sd_hash(lane->store, key, key_len);
+}

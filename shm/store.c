@@ -155,6 +155,28 @@ sd_status_t sd_store_delete(sd_lane_t *lane, const void *key, size_t key_len, ui
     return status;
 }
 
+sd_status_t sd_store_touch(sd_lane_t *lane, const void *key, size_t key_len, uint64_t expiry,
+                           uint64_t now)
+{
+    sd_store_t *s = lane->store;
+    uint64_t hash = sd_hash(s, key, key_len);
+    uint32_t shard = sd_shard_of(s, sd_bucket_of(s, hash)), block;
+    uint32_t *link;
+    sd_status_t status = SD_MISS;
+
+    sd_shard_lock(s, shard);
+    block = sd_index_find(s, hash, key, key_len, &link);
+    if (block != 0 && sd_item(s, block)->expiry > now) {
+        __atomic_store_n(&sd_item(s, block)->expiry, expiry, __ATOMIC_RELAXED);
+        SD_KILL_POINT("store_touch: touched, the shard's bound is old");
+        sd_expiry_note(s, shard, expiry);
+        SD_KILL_POINT("store_touch: bound is new, the shard's lock is held");
+        status = SD_OK;
+    }
+    sd_shard_unlock(s, shard);
+    return status;
+}
+
 uint64_t sd_usage_largest(uint32_t blocks, uint32_t blocks_free)
 {
     uint32_t reserve = blocks / 100, room = blocks_free > reserve ? blocks_free - reserve : 0;

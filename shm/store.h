@@ -148,6 +148,16 @@ sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, ui
 sd_status_t sd_store_delete(sd_lane_t *lane, const void *key, size_t key_len, uint64_t match,
                             uint64_t now);
 
+/* A live value gets another expiry, and keeps its bytes and its version. SD_MISS:
+ * there is none. */
+sd_status_t sd_store_touch(sd_lane_t *lane, const void *key, size_t key_len, uint64_t expiry,
+                           uint64_t now);
+
+/* What a key, or that of a chain, is found by; the seed is the segment's. */
+uint64_t sd_key_hash(const sd_lane_t *lane, const void *key, size_t key_len);
+/* Copies a chain's key out, at most SD_KEY_MAX bytes; returns its length. */
+uint32_t sd_chain_key(const sd_lane_t *lane, const sd_chain_t *chain, unsigned char out[SD_KEY_MAX]);
+
 /* ---- reading ----------------------------------------------------------- */
 
 /* A value being read. The bytes stay as they are until sd_ref_release, also

@@ -41,12 +41,21 @@ static piece_t next_piece(client_t *c, size_t rest)
 /* Large, and so the same for each client, one after the other. */
 static uint8_t answers[CLIENT_ANSWER_MAX];
 
+static void nobody(void *data)
+{
+    (void)data;
+}
+
 void client_setup(client_t *c, sd_lane_t *lane, const sd_limits_t *limits, cuts_t cuts)
 {
     memset(c, 0, sizeof *c);
     c->exec.lane = lane;
     c->exec.counters = sd_lane_counters(lane);
     c->exec.limits = limits;
+    c->exec.locks = sd_locks_create(60000);
+    c->exec.mailbox = &c->mailbox;
+    must(c->exec.locks);
+    sd_lock_mailbox_setup(&c->mailbox, nobody, NULL);
     c->cuts = cuts;
     guard_open(&c->guard, CLIENT_KEPT_MAX + CLIENT_SENT_MAX);
     c->answers = answers;
@@ -57,7 +66,7 @@ static void hang_up(client_t *c)
     if (!c->open)
         return;
     sd_reply_discard(&c->reply, c->exec.lane);
-    sd_wire_teardown(&c->wire, c->exec.lane);
+    sd_wire_end(&c->wire, &c->exec);
     must(sd_wire_is_idle(&c->wire) && sd_wire_wanted(&c->wire) == 0);
     c->open = false;
     c->kept_len = 0;
@@ -67,6 +76,8 @@ void client_teardown(client_t *c)
 {
     hang_up(c);
     guard_close(&c->guard);
+    sd_locks_destroy(&c->exec.locks);
+    sd_lock_mailbox_teardown(&c->mailbox);
     memset(c, 0, sizeof *c);
 }
 

@@ -29,6 +29,7 @@ typedef struct outcome {
 } outcome_t;
 
 typedef struct client {
+    sd_lock_mailbox_t mailbox;
     sd_exec_t exec; /* `now` is the caller's to set */
     sd_wire_t wire;
     sd_reply_t reply;

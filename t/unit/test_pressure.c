@@ -17,11 +17,17 @@ typedef struct talk {
     fixture_t f;
     sd_limits_t limits;
     sd_exec_t exec;
+    sd_lock_mailbox_t mailbox;
     sd_wire_t wire;
     sd_reply_t reply;
     unsigned char frame[300000];
     size_t len;
 } talk_t;
+
+static void nobody(void *data)
+{
+    (void)data;
+}
 
 static talk_t *talk_open(uint64_t size)
 {
@@ -31,7 +37,9 @@ static talk_t *talk_open(uint64_t size)
     fixture_open(&t->f, size, 1, false);
     t->limits = (sd_limits_t){ 1 << 20, LIVE, "greeting" };
     t->exec = (sd_exec_t){ .lane = t->f.lane, .counters = sd_lane_counters(t->f.lane),
-                           .limits = &t->limits, .now = t->f.now };
+                           .limits = &t->limits, .now = t->f.now, .locks = sd_locks_create(60000), .mailbox = &t->mailbox };
+    assert_non_null(t->exec.locks);
+    sd_lock_mailbox_setup(&t->mailbox, nobody, NULL);
     sd_wire_setup(&t->wire);
     sd_reply_clear(&t->reply);
     return t;
@@ -40,7 +48,9 @@ static talk_t *talk_open(uint64_t size)
 static void talk_close(talk_t *t)
 {
     sd_reply_discard(&t->reply, t->exec.lane);
-    sd_wire_teardown(&t->wire, t->exec.lane);
+    sd_wire_end(&t->wire, &t->exec);
+    sd_locks_destroy(&t->exec.locks);
+    sd_lock_mailbox_teardown(&t->mailbox);
     fixture_close(&t->f);
     free(t);
 }

@@ -16,11 +16,17 @@ typedef struct talk {
     fixture_t f;
     sd_limits_t limits;
     sd_exec_t exec;
+    sd_lock_mailbox_t mailbox;
     sd_wire_t wire;
     sd_reply_t reply;
     unsigned char frame[8192];
     size_t len;
 } talk_t;
+
+static void nobody(void *data)
+{
+    (void)data;
+}
 
 static void talk_open(talk_t *t)
 {
@@ -28,7 +34,9 @@ static void talk_open(talk_t *t)
     fixture_open(&t->f, MIB, 1, false);
     t->limits = (sd_limits_t){ 1 << 20, 1000, "greeting" };
     t->exec = (sd_exec_t){ .lane = t->f.lane, .counters = sd_lane_counters(t->f.lane),
-                           .limits = &t->limits, .now = t->f.now };
+                           .limits = &t->limits, .now = t->f.now, .locks = sd_locks_create(60000), .mailbox = &t->mailbox };
+    assert_non_null(t->exec.locks);
+    sd_lock_mailbox_setup(&t->mailbox, nobody, NULL);
     sd_wire_setup(&t->wire);
     sd_reply_clear(&t->reply);
 }
@@ -36,7 +44,9 @@ static void talk_open(talk_t *t)
 static void talk_close(talk_t *t)
 {
     sd_reply_discard(&t->reply, t->exec.lane);
-    sd_wire_teardown(&t->wire, t->exec.lane);
+    sd_wire_end(&t->wire, &t->exec);
+    sd_locks_destroy(&t->exec.locks);
+    sd_lock_mailbox_teardown(&t->mailbox);
     fixture_close(&t->f);
 }
 
@@ -44,7 +54,7 @@ static void talk_close(talk_t *t)
 static void hang_up(talk_t *t)
 {
     sd_reply_discard(&t->reply, t->exec.lane);
-    sd_wire_teardown(&t->wire, t->exec.lane);
+    sd_wire_end(&t->wire, &t->exec);
     sd_wire_setup(&t->wire);
 }
 

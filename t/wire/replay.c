@@ -46,6 +46,7 @@ typedef struct run {
     uint64_t chance;
 
     sd_store_t *store;
+    sd_lock_mailbox_t mailbox;
     sd_exec_t exec;
     sd_wire_t wire;
     bool open;
@@ -86,6 +87,11 @@ static uint64_t *counter(size_t i)
     return (uint64_t *)(void *)counters + i;
 }
 
+static void nobody(void *data)
+{
+    (void)data;
+}
+
 /* ---- the store ---- */
 
 static void open_store(run_t *r)
@@ -105,6 +111,13 @@ static void open_store(run_t *r)
     r->exec.lane = sd_store_lane(r->store, 0);
     r->exec.counters = counters;
     r->exec.limits = &r->t->limits;
+    r->exec.locks = sd_locks_create(60000);
+    r->exec.mailbox = &r->mailbox;
+    sd_lock_mailbox_setup(&r->mailbox, nobody, NULL);
+    if (!r->exec.locks) {
+        printf("Bail out! no memory for the locks\n");
+        exit(1);
+    }
 }
 
 static void check_store(run_t *r, const char *when)
@@ -132,6 +145,8 @@ static void close_store(run_t *r)
               (unsigned long long)usage.items, usage.blocks - usage.blocks_free, usage.blocks);
     check_store(r, "when all has expired");
     sd_store_detach(&r->store);
+    sd_locks_destroy(&r->exec.locks);
+    sd_lock_mailbox_teardown(&r->mailbox);
 }
 
 static bool store_small(run_t *r, unsigned number)
@@ -171,7 +186,7 @@ static void hang_up(run_t *r)
     if (!r->open)
         return;
     sd_reply_discard(&r->reply, r->exec.lane);
-    sd_wire_teardown(&r->wire, r->exec.lane);
+    sd_wire_end(&r->wire, &r->exec);
     r->open = false;
     r->kept_len = 0;
 }

@@ -45,10 +45,12 @@ sd_connection_t *sd_connection_take(sd_loop_t *loop, int fd, const sd_transport_
     return c;
 }
 
-static void end(sd_loop_t *loop, sd_connection_t *c)
+static void end(sd_loop_t *loop, sd_connection_t *c, bool reset)
 {
     if (c->polled)
         sd_poller_remove(loop->poller, c->fd);
+    if (c->shared)
+        c->transport->part(c->fd, reset);
     c->transport->close(c->fd);
     sd_timer_clear(&loop->wheel, &c->timer);
     sd_pressure_forget(loop, c);
@@ -84,7 +86,7 @@ void sd_connection_reset(sd_loop_t *loop, sd_connection_t *c)
     sd_reply_discard(&loop->reply, loop->lane);
     sd_count_add(loop->counters, bytes_in, c->held); /* looked at, and left there */
     c->transport->end_is_reset(c->fd, true);
-    end(loop, c);
+    end(loop, c, true);
 }
 
 void sd_connection_release_held(sd_loop_t *loop, sd_connection_t *c)
@@ -102,7 +104,7 @@ void sd_connection_close(sd_loop_t *loop, sd_connection_t *c)
     sd_connection_release_held(loop, c);
     if (c->reset_set)
         c->transport->end_is_reset(c->fd, false);
-    end(loop, c);
+    end(loop, c, false);
 }
 
 /* ---- waiting ---- */

@@ -30,6 +30,7 @@ typedef struct sd_connection {
     bool goes_first;      /* may take memory beyond the quarter */
     bool was_held_back;   /* ... and this request has been counted as held back */
     bool asked;           /* others were asked for memory for this request already */
+    bool shared;          /* another process may have the descriptor: see sd_transport_t.part */
     bool awake;           /* taken over: it may have input that it can go on with */
     uint32_t held;        /* bytes looked at that are still in the socket, see read_once */
     uint8_t interest;

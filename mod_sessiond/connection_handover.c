@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * connection_handover.c: see the header. What is hard: time-outs belong to the
- * configuration and may have changed, so what travels is when something began,
- * not when it is due.
+ * configuration and may have changed, so where one of them counts, what travels is
+ * when something began, not when it is due.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +25,8 @@ static uint8_t after_to_state(uint8_t after)
         return SD_HANDED_CROWDED;
     case SD_AFTER_FULL:
         return SD_HANDED_FULL;
+    case SD_AFTER_PENDING:
+        return SD_HANDED_PENDING;
     default:
         return SD_HANDED_KEEP;
     }
@@ -61,6 +63,7 @@ static uint32_t flags_of(const sd_connection_t *c)
 void sd_connection_save(const sd_loop_t *loop, const sd_connection_t *c, sd_handed_t *state)
 {
     uint64_t idle = (uint64_t)loop->server->config->idle_timeout * 1000;
+    sd_claim_t *claim = NULL;
 
     memset(state, 0, offsetof(sd_handed_t, part));
     state->transport = c->transport == &sd_transport_unix ? SD_HANDED_UNIX : SD_HANDED_TCP;
@@ -70,6 +73,9 @@ void sd_connection_save(const sd_loop_t *loop, const sd_connection_t *c, sd_hand
     state->input = c->input;
     state->input_len = c->input_len;
     sd_wire_save(&c->wire, &state->wire);
+    while (state->claims < SD_LOCKS_MOST
+           && sd_locks_save(&c->wire.owner, &claim, &state->claim[state->claims]))
+        state->claims++;
     if (c->state == SD_LINGERING) {
         state->doing = SD_HANDED_LINGERING;
         state->due = c->timer.due;
@@ -80,6 +86,8 @@ void sd_connection_save(const sd_loop_t *loop, const sd_connection_t *c, sd_hand
         state->reply_due = c->reply_due;
         save_reply(c->stalled, state);
     }
+    else if (c->state == SD_WAITING)
+        state->doing = SD_HANDED_WAITING;
     else if (c->since == 0 && c->timer.due > idle)
         state->quiet_since = c->timer.due - idle;
 }
@@ -99,6 +107,8 @@ static uint8_t after_of_state(uint8_t after)
         return SD_AFTER_CROWDED;
     case SD_HANDED_FULL:
         return SD_AFTER_FULL;
+    case SD_HANDED_PENDING:
+        return SD_AFTER_PENDING;
     default:
         return SD_AFTER_KEEP;
     }
@@ -128,11 +138,25 @@ static bool adopt_reply(sd_loop_t *loop, sd_connection_t *c, const sd_handed_t *
     return true;
 }
 
-static bool adopt_input(sd_connection_t *c, const sd_handed_t *state)
+static bool adopt_claims(sd_loop_t *loop, sd_connection_t *c, const sd_handed_t *state)
+{
+    uint32_t i;
+
+    for (i = 0; i < state->claims; i++) {
+        const sd_claim_state_t *claim = &state->claim[i];
+
+        if (!sd_locks_adopt(loop->server->locks, &c->wire.owner, claim,
+                            sd_key_hash(loop->lane, claim->key, claim->key_len), &loop->granted, loop->counters))
+            return false;
+    }
+    return true;
+}
+
+static bool adopt_input(const sd_loop_t *loop, sd_connection_t *c, const sd_handed_t *state)
 {
     if (state->input_len == 0)
         return true;
-    if (state->input_len > SD_LOOP_SCRATCH)
+    if (state->input_len > sizeof loop->scratch) /* more than a read can leave */
         return false;
     c->input = malloc(state->input_len);
     if (!c->input)
@@ -142,8 +166,7 @@ static bool adopt_input(sd_connection_t *c, const sd_handed_t *state)
     return true;
 }
 
-/* Where it goes on. A clock that has not come so far yet (it cannot be) would
- * put a deadline off for ever, so nothing is later than now. */
+/* Where it goes on. */
 static void go_on(sd_loop_t *loop, sd_connection_t *c, const sd_handed_t *state)
 {
     uint64_t now = loop->exec.now, quiet = state->quiet_since;
@@ -152,15 +175,20 @@ static void go_on(sd_loop_t *loop, sd_connection_t *c, const sd_handed_t *state)
     switch (state->doing) {
     case SD_HANDED_SENDING:
         c->after = after_of_state(state->after);
-        c->reply_due = state->reply_due;
+        c->reply_due = state->reply_due; /* its size is known, and has its time already */
         c->moved_at = now;
         c->state = SD_SENDING;
         sd_timer_set(&loop->wheel, &c->timer, sd_connection_reply_due(loop, c));
         sd_connection_poll(loop, c, SD_POLL_WRITE);
         return;
+    case SD_HANDED_WAITING: /* one that was granted meanwhile is told by the mailbox */
+        c->state = SD_WAITING;
+        sd_timer_set(&loop->wheel, &c->timer, sd_locks_wait_ends(&c->wire.owner));
+        sd_connection_poll(loop, c, c->input_len < SD_LOOP_SCRATCH ? SD_POLL_READ : 0);
+        return;
     case SD_HANDED_LINGERING:
         c->state = SD_LINGERING;
-        sd_timer_set(&loop->wheel, &c->timer, state->due);
+        sd_timer_set(&loop->wheel, &c->timer, state->due < now + 1000 ? state->due : now + 1000);
         sd_connection_poll(loop, c, SD_POLL_READ);
         return;
     default:
@@ -197,15 +225,18 @@ bool sd_connection_adopt(sd_loop_t *loop, int fd, const sd_handed_t *state)
         = state->transport == SD_HANDED_UNIX ? &sd_transport_unix : &sd_transport_tcp;
     sd_connection_t *c = sd_connection_take(loop, fd, transport);
 
-    if (!c)
+    if (!c) {
+        sd_count(loop->counters, handover_lost);
         return false;
+    }
     c->ever_complete = (state->flags & SD_HANDED_EVER_COMPLETE) != 0;
     c->ever_read = (state->flags & SD_HANDED_EVER_READ) != 0;
     c->kept_alive = (state->flags & SD_HANDED_KEPT_ALIVE) != 0;
     c->reset_set = (state->flags & SD_HANDED_RESET_SET) != 0;
     c->was_held_back = (state->flags & SD_HANDED_HELD_BACK) != 0;
     c->held = state->held;
-    if (sd_wire_adopt(&c->wire, loop->lane, &state->wire) != SD_OK || !adopt_input(c, state)
+    if (sd_wire_adopt(&c->wire, loop->lane, &state->wire) != SD_OK || !adopt_input(loop, c, state)
+        || !adopt_claims(loop, c, state)
         || (state->doing == SD_HANDED_SENDING && !adopt_reply(loop, c, state))) {
         sd_count(loop->counters, handover_lost);
         sd_connection_reset(loop, c);

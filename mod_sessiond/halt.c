@@ -6,7 +6,6 @@
  */
 #include <poll.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "halt.h"
@@ -15,7 +14,7 @@
 struct sd_halt {
     pthread_mutex_t lock;
     pthread_cond_t end;
-    int came;        /* an eventfd: one of them stands */
+    int came;        /* the server's eventfd: one of them stands */
     uint32_t owed;   /* letters not yet opened, threads that stand, and whoever began it */
     uint32_t halted;
     bool over;
@@ -30,7 +29,6 @@ static void leave(sd_halt_t *h)
     if (!last)
         return;
     pthread_cond_destroy(&h->end);
-    close(h->came);
     pthread_mutex_destroy(&h->lock);
     free(h);
 }
@@ -49,17 +47,13 @@ static void stand(sd_loop_t *loop, void *what)
     leave(h);
 }
 
-static sd_halt_t *create(void)
+static sd_halt_t *create(int came)
 {
-    sd_halt_t *h = calloc(1, sizeof *h);
+    sd_halt_t *h = came >= 0 ? calloc(1, sizeof *h) : NULL;
 
     if (!h)
         return NULL;
-    h->came = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (h->came < 0) {
-        free(h);
-        return NULL;
-    }
+    h->came = came;
     pthread_mutex_init(&h->lock, NULL);
     pthread_cond_init(&h->end, NULL);
     h->owed = 1;
@@ -96,7 +90,7 @@ static bool all_stand(sd_halt_t *h, uint32_t wanted, uint64_t until)
 
 sd_halt_t *sd_halt_begin(sd_server_t *server, uint64_t limit_ms)
 {
-    sd_halt_t *h = create();
+    sd_halt_t *h = create(server->halt_fd);
     uint64_t until = sd_clock_ms() + limit_ms;
     uint32_t posted = 0;
     bool all;

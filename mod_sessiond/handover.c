@@ -19,93 +19,18 @@
 #include "loop.h"
 #include "protocol/bytes.h"
 
-#define RETRY_MS 2
-
-/* ---- what comes over the control socket ---- */
-
-sd_word_t sd_handover_hear(int control)
-{
-    sd_word_t word = { .channel = -1 };
-    uint8_t bytes[SD_HANDOVER_ASK_BYTES];
-    struct iovec iov = { bytes, sizeof bytes };
-    union {
-        struct cmsghdr align;
-        char room[CMSG_SPACE(sizeof(int))];
-    } extra;
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &extra,
-                          .msg_controllen = sizeof extra };
-    ssize_t got = recvmsg(control, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    struct cmsghdr *c;
-
-    if (got <= 0)
-        return word;
-    for (c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
-        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
-            memcpy(&word.channel, CMSG_DATA(c), sizeof(int));
-    word.word = (char)bytes[0];
-    if (word.word == SD_WORD_HAND_OVER && (got < (ssize_t)sizeof bytes || word.channel < 0))
-        word.word = 0;
-    if (word.word == SD_WORD_HAND_OVER) {
-        word.from = (uint32_t)bytes[2] << 8 | bytes[3];
-        word.to = (uint32_t)bytes[4] << 8 | bytes[5];
-    }
-    else if (word.channel >= 0) {
-        close(word.channel);
-        word.channel = -1;
-    }
-    return word;
-}
-
 /* ---- sending ---- */
 
 typedef struct parcel {
     int channel;
-    uint8_t *bytes; /* SD_HANDOVER_PACKET of them */
+    uint8_t *bytes; /* SD_HANDOVER_PACKET of them, */
+    size_t room;    /* of which so many go into a packet */
     size_t used;
     int fd[SD_HANDOVER_BATCH];
     uint32_t count; /* connections in it */
     uint32_t given; /* ... and in those that have been sent */
     uint64_t sent;  /* us: when all were */
 } parcel_t;
-
-/* The kernel counts descriptors that are under way; the other side takes them
- * out, so a refusal for their number passes. */
-static bool send_packet(int channel, const uint8_t *bytes, size_t len, const int *fd, uint32_t count)
-{
-    struct iovec iov = { (void *)(uintptr_t)bytes, len };
-    union {
-        struct cmsghdr align;
-        char room[CMSG_SPACE(sizeof(int) * SD_HANDOVER_BATCH)];
-    } extra;
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-    uint64_t until = sd_clock_ms() + SD_HANDOVER_WAIT_MS;
-
-    if (count > 0) {
-        struct cmsghdr *c;
-
-        memset(&extra, 0, sizeof extra);
-        msg.msg_control = &extra;
-        msg.msg_controllen = CMSG_SPACE(sizeof(int) * count);
-        c = CMSG_FIRSTHDR(&msg);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int) * count);
-        memcpy(CMSG_DATA(c), fd, sizeof(int) * count);
-    }
-    while (sendmsg(channel, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
-        struct pollfd p = { .fd = channel, .events = POLLOUT };
-
-        if (sd_clock_ms() >= until)
-            return false;
-        if (errno == EAGAIN)
-            (void)poll(&p, 1, 100);
-        else if (errno == ETOOMANYREFS || errno == ENOBUFS)
-            (void)poll(NULL, 0, RETRY_MS);
-        else if (errno != EINTR)
-            return false;
-    }
-    return true;
-}
 
 static bool say(int channel, uint32_t kind, uint32_t number, const uint8_t *more, size_t len)
 {
@@ -115,7 +40,7 @@ static bool say(int channel, uint32_t kind, uint32_t number, const uint8_t *more
     sd_put32(bytes + 4, number);
     if (len > 0)
         memcpy(bytes + SD_HANDOVER_HEAD, more, len);
-    return send_packet(channel, bytes, SD_HANDOVER_HEAD + len, NULL, 0);
+    return sd_channel_send(channel, bytes, SD_HANDOVER_HEAD + len, NULL, 0, SD_HANDOVER_WAIT_MS);
 }
 
 static bool flush(parcel_t *p)
@@ -124,7 +49,7 @@ static bool flush(parcel_t *p)
         return true;
     sd_put32(p->bytes, SD_HANDOVER_STATES);
     sd_put32(p->bytes + 4, p->count);
-    if (!send_packet(p->channel, p->bytes, p->used, p->fd, p->count))
+    if (!sd_channel_send(p->channel, p->bytes, p->used, p->fd, p->count, SD_HANDOVER_WAIT_MS))
         return false;
     p->given += p->count;
     p->count = 0;
@@ -138,11 +63,14 @@ static bool pack(parcel_t *p, sd_loop_t *loop, sd_connection_t *c)
     size_t len;
 
     sd_connection_save(loop, c, &state);
+    if (p->room < p->used + 4)
+        return false;
     if ((p->count == SD_HANDOVER_BATCH
-         || SD_HANDOVER_PACKET - p->used < 4 + SD_HANDED_BYTES + state.input_len)
+         || p->room - p->used
+                < 4 + SD_HANDED_BYTES + state.claims * SD_HANDED_CLAIM_BYTES + state.input_len)
         && !flush(p))
         return false;
-    len = sd_handed_pack(&state, p->bytes + p->used + 4, SD_HANDOVER_PACKET - p->used - 4);
+    len = sd_handed_pack(&state, p->bytes + p->used + 4, p->room - p->used - 4);
     if (len == 0)
         return false;
     sd_put32(p->bytes + p->used, (uint32_t)len);
@@ -195,11 +123,7 @@ static bool is_taken(int channel)
 /* All threads stand still. */
 static bool give_all(sd_server_t *server, parcel_t *p, uint32_t version)
 {
-    uint8_t offer[8] = { (uint8_t)(version >> 8), (uint8_t)version };
-    uint32_t count = atomic_load(&server->connections);
-
-    sd_put32(offer + 4, count);
-    if (!say(p->channel, SD_HANDOVER_OFFER, 0, offer, sizeof offer) || !pack_all(p, server))
+    if (!say(p->channel, SD_HANDOVER_OFFER, version, NULL, 0) || !pack_all(p, server))
         return false;
     p->sent = sd_clock_us();
     return say(p->channel, SD_HANDOVER_ALL, p->given, NULL, 0) && is_taken(p->channel);
@@ -217,6 +141,36 @@ static void leave_store(sd_server_t *server, int channel, uint64_t since, uint64
         sd_log(WARNING, errno, "could not tell the next session process that it may serve: it waits for our end");
 }
 
+/* The other process has them. Ours are closed now, not when this process has given
+ * its memory back, which takes its time: until then the other one's close would end
+ * nothing. */
+static void let_go(sd_server_t *server)
+{
+    sd_connection_t *c;
+    uint32_t i;
+
+    for (i = 0; i < server->loops; i++)
+        for (c = server->loop[i]->connections; c; c = c->next)
+            close(c->fd);
+}
+
+/* It goes on; but the other process, if it only hangs, still has the descriptors. */
+static void take_back(sd_server_t *server)
+{
+    sd_connection_t *c;
+    uint32_t i;
+
+    end_in_reset(server, false);
+    for (i = 0; i < server->loops; i++)
+        for (c = server->loop[i]->connections; c; c = c->next)
+            c->shared = true;
+}
+
+void sd_handover_put_off(const sd_word_t *word)
+{
+    (void)say(word->channel, SD_HANDOVER_WAIT, 0, NULL, 0);
+}
+
 bool sd_handover_give(sd_server_t *server, const sd_word_t *word)
 {
     uint32_t version = word->to < SD_HANDOVER_TO ? word->to : SD_HANDOVER_TO;
@@ -231,17 +185,22 @@ bool sd_handover_give(sd_server_t *server, const sd_word_t *word)
         return false;
     }
     p.bytes = malloc(SD_HANDOVER_PACKET);
+    p.room = sd_channel_room(p.channel) < SD_HANDOVER_PACKET ? sd_channel_room(p.channel) : SD_HANDOVER_PACKET;
     if (p.bytes)
         halt = sd_halt_begin(server, SD_HANDOVER_WAIT_MS);
     if (halt) {
         stood = sd_clock_us();
         end_in_reset(server, true);
         done = give_all(server, &p, version);
-        if (done)
+        if (done) {
             leave_store(server, p.channel, since, stood, p.sent);
+            let_go(server);
+        }
         else
-            end_in_reset(server, false);
+            take_back(server);
     }
+    if (!done)
+        (void)say(p.channel, SD_HANDOVER_VOID, 0, NULL, 0);
     free(p.bytes);
     close(p.channel);
     if (!done)

@@ -1,32 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * handover.h: a session process gives all its live connections to the one that
- * takes its place. What they say to each other, over a socket pair that the new
- * one makes (SOCK_SEQPACKET, one message a packet, numbers big-endian):
+ * takes its place. What they say to each other, over a channel that the new one
+ * makes (channel.h); a packet begins with kind(4) and a number(4), big-endian:
  *
- *   new -> old   (over the old one's control socket) ASK: 'h' 0 from(2) to(2), and
- *                the old one's end of the pair. It is ready to serve: all that
- *                can fail has been done
- *   old -> new   NONE                    no version of the state that both know
- *                or OFFER version(2) 0(2) connections(4): all its threads stand still
- *   old -> new   STATES count(4) { length(4) state } ..., with `count` descriptors;
- *                as often as needed
- *   old -> new   ALL connections(4)
- *   new -> old   TAKEN: it has them all. Until then the old one can go on as if
- *                nothing had been asked, and does if the new one ends
- *   old -> new   DONE in_order(4) began(8) stood(8) sent(8), times in us: it has let go of the store and
- *                will touch nothing any more; the new one serves
+ *   new -> old   the word HAND_OVER, with the old one's end of the channel. The new
+ *                one is ready to serve: all that can fail has been done
+ *   old -> new   NONE     no version of the state that both know: it will not come
+ *                WAIT     it cannot just now; ask me by and by
+ *                OFFER version: all its threads stand still
+ *   old -> new   STATES count { length(4) state } ..., with `count` descriptors; as
+ *                often as needed
+ *   old -> new   ALL count, over all packets
+ *   new -> old   TAKEN    it has them. Until then the old one can go on as if
+ *                nothing had been asked, and does if the new one ends or hangs
+ *   old -> new   VOID     it goes on: what was sent is worth nothing any more
+ *                DONE in_order began(8) stood(8) sent(8), times in us: it has let go
+ *                of the store and will touch nothing any more; the new one serves
  *
- * While they are under way the sockets are set to end in a reset: if both
+ * A channel that ends without VOID, NONE or DONE belongs to a process that dies:
+ * what has come over it is all that is left of its connections, and is gone on
+ * with once the kernel says that it is dead.
+ *
+ * While they are under way, TCP connections are set to end in a reset: if both
  * processes die, nobody is told "no".
  */
 #ifndef SD_HANDOVER_H
 #define SD_HANDOVER_H
 
+#include "channel.h"
 #include "server.h"
 
-/* The versions of the connections' state that this module understands; the
- * highest that both know is spoken. */
+/* The versions of the connections' state (handover_state.h) that this module
+ * understands; the highest that both know is spoken. Whoever raises TO makes
+ * sd_handed_pack heed the version that was agreed upon. */
 #ifndef SD_HANDOVER_FROM
 #define SD_HANDOVER_FROM 1u
 #endif
@@ -34,35 +41,24 @@
 #define SD_HANDOVER_TO 1u
 #endif
 
-#define SD_WORD_RESTART 'r' /* what comes over the control socket: httpd restarts, */
-#define SD_WORD_HAND_OVER 'h' /* another process asks for the connections, */
-#define SD_WORD_FINISH 't'  /* or asks to finish what is under way and to go */
-
 enum { SD_HANDOVER_OFFER = 1, SD_HANDOVER_STATES, SD_HANDOVER_ALL, SD_HANDOVER_TAKEN, SD_HANDOVER_DONE,
-       SD_HANDOVER_NONE };
+       SD_HANDOVER_NONE, SD_HANDOVER_VOID, SD_HANDOVER_WAIT };
 
-#define SD_HANDOVER_ASK_BYTES 6u
-#define SD_HANDOVER_HEAD 8u          /* a packet begins with kind(4) and a number(4) */
-#define SD_HANDOVER_PACKET 131072u   /* bytes in a packet at most */
-#define SD_HANDOVER_BATCH 64u        /* connections that we put into a packet at most, */
-#define SD_HANDOVER_FDS 253u         /* and that one can have: the kernel's limit of descriptors */
-#define SD_HANDOVER_WAIT_MS 5000u    /* neither side waits longer for the other to move */
+#define SD_HANDOVER_HEAD 8u
+#define SD_HANDOVER_PACKET 131072u /* bytes in a packet at most */
+#define SD_HANDOVER_BATCH 64u      /* connections that we put into one */
 
-/* ---- the old process ---- */
+/* The new one waits so long for the next sign of the old one. The old one waits less
+ * for its threads, for room in the channel, or for TAKEN: so it has gone on, and
+ * heard who else asks, before anybody takes it for hanging. */
+#define SD_HANDOVER_PATIENCE_MS 6000u
+#define SD_HANDOVER_WAIT_MS 2500u
 
-/* What has come over the control socket with one recv. */
-typedef struct sd_word {
-    char word;             /* SD_WORD_...; 0 = nothing */
-    int channel;           /* HAND_OVER: our end; whoever read it closes it. Else -1 */
-    uint32_t from, to;     /* HAND_OVER: versions of the state that the other one knows */
-} sd_word_t;
-
-/* Never blocks. */
-sd_word_t sd_handover_hear(int control);
-
-/* Gives everything away over word->channel, which is closed. True: the store
- * has been left and this process has nothing to do any more. False: nothing has
+/* Gives everything away over word->channel, which is closed. True: the store has
+ * been left and this process has nothing to do any more. False: nothing has
  * changed, go on serving. */
 bool sd_handover_give(sd_server_t *server, const sd_word_t *word);
+/* Not now: the other one shall be patient. The channel stays open. */
+void sd_handover_put_off(const sd_word_t *word);
 
 #endif

@@ -20,10 +20,12 @@ enum {
     FIELD_FAMILY = 7,                   /* bound(1) persistent(1) */
     FIELD_INPUT = 8 | SD_FIELD_VITAL,   /* bytes */
     FIELD_BYTES = 9 | SD_FIELD_VITAL,   /* bytes of the reply */
-    FIELD_VALUE = 10 | SD_FIELD_VITAL   /* version(8) head(4) data_len(4) left(4) of the reply */
+    FIELD_VALUE = 10 | SD_FIELD_VITAL,  /* version(8) head(4) data_len(4) left(4) of the reply */
+    FIELD_CLAIM = 11 | SD_FIELD_VITAL   /* kind(1) keylen(1) 0(2) ticket(8) asked(8) until(8) since(8) key */
 };
 
 #define FIELD_HEAD 6u
+#define CLAIM_HEAD 36u
 
 /* ---- writing ---- */
 
@@ -104,6 +106,22 @@ static void put_value(out_t *out, const sd_ref_state_t *value)
     sd_put32(body + 16, value->left);
 }
 
+static void put_claim(out_t *out, const sd_claim_state_t *claim)
+{
+    uint8_t *body = field(out, FIELD_CLAIM, CLAIM_HEAD + claim->key_len);
+
+    if (!body)
+        return;
+    body[0] = claim->kind;
+    body[1] = (uint8_t)claim->key_len;
+    body[2] = body[3] = 0;
+    sd_put64(body + 4, claim->ticket);
+    sd_put64(body + 12, claim->asked);
+    sd_put64(body + 20, claim->until);
+    sd_put64(body + 28, claim->since);
+    memcpy(body + CLAIM_HEAD, claim->key, claim->key_len);
+}
+
 size_t sd_handed_pack(const sd_handed_t *state, uint8_t *bytes, size_t room)
 {
     out_t out = { bytes, room, false };
@@ -132,6 +150,8 @@ size_t sd_handed_pack(const sd_handed_t *state, uint8_t *bytes, size_t room)
             put_value(&out, &state->part[i].value);
         else
             put_bytes(&out, FIELD_BYTES, state->part[i].bytes, state->part[i].len);
+    for (i = 0; i < state->claims; i++)
+        put_claim(&out, &state->claim[i]);
     return out.full ? 0 : room - out.room;
 }
 
@@ -171,6 +191,24 @@ static bool get_part(unsigned tag, const uint8_t *body, size_t len, sd_handed_t 
         part->len = (uint32_t)len;
     }
     state->parts++;
+    return true;
+}
+
+static bool get_claim(const uint8_t *body, size_t len, sd_handed_t *state)
+{
+    sd_claim_state_t *claim = &state->claim[state->claims];
+
+    if (state->claims == SD_LOCKS_MOST || len < CLAIM_HEAD || body[1] == 0 || len - CLAIM_HEAD < body[1]
+        || body[0] > SD_CLAIM_LOST)
+        return false;
+    claim->kind = body[0];
+    claim->key_len = body[1];
+    claim->ticket = sd_get64(body + 4);
+    claim->asked = sd_get64(body + 12);
+    claim->until = sd_get64(body + 20);
+    claim->since = sd_get64(body + 28);
+    claim->key = body + CLAIM_HEAD;
+    state->claims++;
     return true;
 }
 
@@ -221,17 +259,32 @@ static bool get_field(unsigned tag, const uint8_t *body, size_t len, sd_handed_t
     case FIELD_BYTES:
     case FIELD_VALUE:
         return get_part(tag, body, len, state);
+    case FIELD_CLAIM:
+        return get_claim(body, len, state);
     default:
         return (tag & SD_FIELD_VITAL) == 0;
     }
+}
+
+/* Whoever waits for a lock awaits one, or has just been granted it; nobody else
+ * does. */
+static bool waits_rightly(const sd_handed_t *state)
+{
+    uint32_t i, awaited = 0;
+
+    for (i = 0; i < state->claims; i++)
+        awaited += state->claim[i].kind == SD_CLAIM_WAITING || state->claim[i].kind == SD_CLAIM_GRANTED;
+    return awaited
+           == (state->doing == SD_HANDED_WAITING
+               || (state->doing == SD_HANDED_SENDING && state->after == SD_HANDED_PENDING));
 }
 
 /* What the fields mean together; whether it fits the segment, the store says. */
 static bool makes_sense(const sd_handed_t *state)
 {
     return (state->transport == SD_HANDED_TCP || state->transport == SD_HANDED_UNIX)
-           && state->doing <= SD_HANDED_LINGERING && state->after <= SD_HANDED_FULL
-           && (state->doing == SD_HANDED_SENDING || state->parts == 0);
+           && state->doing <= SD_HANDED_WAITING && state->after <= SD_HANDED_PENDING
+           && (state->doing == SD_HANDED_SENDING || state->parts == 0) && waits_rightly(state);
 }
 
 bool sd_handed_unpack(const uint8_t *in, size_t len, sd_handed_t *state)

@@ -24,11 +24,12 @@
 #include "protocol/wire.h"
 
 /* What a connection was doing; the numbers are part of the format. */
-enum { SD_HANDED_READING = 0, SD_HANDED_SENDING = 1, SD_HANDED_LINGERING = 2 };
+enum { SD_HANDED_READING = 0, SD_HANDED_SENDING = 1, SD_HANDED_LINGERING = 2, SD_HANDED_WAITING = 3 };
 enum { SD_HANDED_TCP = 1, SD_HANDED_UNIX = 2 };
 
 /* ... and what follows a reply that is half out: sd_after_t may change */
-enum { SD_HANDED_KEEP = 0, SD_HANDED_CLOSE, SD_HANDED_DRAIN, SD_HANDED_RESET, SD_HANDED_CROWDED, SD_HANDED_FULL };
+enum { SD_HANDED_KEEP = 0, SD_HANDED_CLOSE, SD_HANDED_DRAIN, SD_HANDED_RESET, SD_HANDED_CROWDED, SD_HANDED_FULL,
+       SD_HANDED_PENDING };
 
 #define SD_HANDED_EVER_COMPLETE 0x01u /* the flags, likewise */
 #define SD_HANDED_EVER_READ 0x02u
@@ -58,18 +59,22 @@ typedef struct sd_handed {
     const uint8_t *input; /* bytes read and not yet parsed */
     uint32_t input_len;
     uint32_t parts;      /* of the reply, SENDING */
+    uint32_t claims;     /* to locks */
     sd_handed_part_t part[SD_REPLY_PARTS];
+    sd_claim_state_t claim[SD_LOCKS_MOST];
 } sd_handed_t;
 
 #define SD_FIELD_VITAL 0x8000u
 
-/* Bytes that a state can take at most, beside its input. */
+/* Bytes that a state can take at most, beside its input and its claims; and a
+ * claim. */
 #define SD_HANDED_BYTES 4096u
+#define SD_HANDED_CLAIM_BYTES 320u
 
 /* Writes the state into `room` bytes. 0: it does not fit. */
 size_t sd_handed_pack(const sd_handed_t *state, uint8_t *out, size_t room);
 
-/* Reads it. `input` and `bytes` point into what was read. False: it is damaged,
+/* Reads it. `input`, `bytes` and `key` point into what was read. False: it is damaged,
  * or has a vital field that is not known here. */
 bool sd_handed_unpack(const uint8_t *in, size_t len, sd_handed_t *state);
 

@@ -136,8 +136,8 @@ static sd_listener_t *empty_place(sd_listener_set_t *set)
 static bool adopt(sd_listener_set_t *set, sd_listener_t *l, int fd, const char *label,
                   bool is_unix, const sd_config_t *config, int *err)
 {
-    if (!l)
-        l = empty_place(set);
+    if (!l && (l = empty_place(set)))
+        l->opened_for = 0;
     if (!l) {
         *err = EMFILE;
         return false;
@@ -311,6 +311,32 @@ void sd_listener_set_shutdown(sd_listener_set_t *set)
         if (l->is_unix && !l->retiring)
             (void)unlink(l->label);
         (void)shutdown(l->fd, SHUT_RDWR);
+    }
+}
+
+void sd_listener_set_opened(sd_listener_set_t *set, uint64_t number)
+{
+    int i;
+
+    for (i = 0; i < SD_LISTENERS_MAX; i++)
+        if (set->listener[i].fd >= 0 && set->listener[i].opened_for == 0)
+            set->listener[i].opened_for = number;
+}
+
+void sd_listener_set_close_new(sd_listener_set_t *set, uint64_t number)
+{
+    int i;
+
+    for (i = 0; i < SD_LISTENERS_MAX; i++) {
+        sd_listener_t *l = &set->listener[i];
+
+        if (l->fd < 0 || l->opened_for != number)
+            continue;
+        if (l->is_unix)
+            (void)unlink(l->label);
+        (void)shutdown(l->fd, SHUT_RDWR);
+        close(l->fd);
+        l->fd = -1;
     }
 }
 

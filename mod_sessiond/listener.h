@@ -20,6 +20,7 @@
 typedef struct sd_listener {
     int fd;                        /* -1 = this place is empty */
     bool is_unix;
+    uint64_t opened_for;           /* number of the session process that it was opened for; 0 = of the next */
     bool wanted;                   /* the present configuration has it */
     bool retiring;                 /* no longer wanted: its queue is served, then it is shut down */
     char label[SD_LISTENER_LABEL]; /* "127.0.0.1:1042", "[::]:1042" or the path */
@@ -43,6 +44,10 @@ int sd_listener_set_count(const sd_listener_set_t *set);
 
 /* Parent: the session process has those that retire; let go of them here. */
 void sd_listener_set_forget_retiring(sd_listener_set_t *set);
+/* Those that were opened since the last call were opened for process `number`; and
+ * those that were opened for it are shut down and closed: it never came to serve. */
+void sd_listener_set_opened(sd_listener_set_t *set, uint64_t number);
+void sd_listener_set_close_new(sd_listener_set_t *set, uint64_t number);
 /* Stops listening on all of them, for every process that holds them. They stay
  * open: threads of this process may still use the numbers. */
 void sd_listener_set_shutdown(sd_listener_set_t *set);

@@ -115,7 +115,7 @@ static bool accept_some(sd_loop_t *loop, sd_loop_listener_t *l)
         if (fd < 0) {
             if (errno == ECONNABORTED || errno == EINTR || errno == EPERM || errno == EPROTO)
                 continue; /* that one is gone, or a firewall wants none of it */
-            if (errno != EAGAIN)
+            if (errno != EAGAIN && !(errno == EINVAL && l->retiring)) /* shut down already */
                 pause_accepting(loop, errno);
             return false;
         }

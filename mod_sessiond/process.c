@@ -25,8 +25,8 @@
 #include <http_core.h>
 #include <apr_strings.h>
 
+#include "channel.h"
 #include "forks.h"
-#include "handover.h"
 #include "log.h"
 #include "process.h"
 #include "retained.h"
@@ -61,7 +61,7 @@ static sd_child_t *latest_child(sd_retained_t *r)
     return latest;
 }
 
-/* One that has served and has not been told to go, or has not handed over yet. */
+/* One that serves: it has not been told to go, and has not handed over. */
 static sd_child_t *ready_child(sd_retained_t *r)
 {
     int i;
@@ -106,8 +106,10 @@ static void retire(sd_child_t *child)
 static void hear(sd_child_t *child)
 {
     sd_news_t news;
+    int rounds = 0; /* whoever floods us does not hold us */
 
-    while (recv(child->control, &news, sizeof news, MSG_DONTWAIT) == (ssize_t)sizeof news) {
+    while (rounds++ < 64
+           && recv(child->control, &news, sizeof news, MSG_DONTWAIT) == (ssize_t)sizeof news) {
         switch (news.kind) {
         case SD_NEWS_READY:
             child->ready_at = news.at;
@@ -115,7 +117,6 @@ static void hear(sd_child_t *child)
             break;
         case SD_NEWS_HANDED_OVER:
             retire(child);
-            child->handed_over = true;
             break;
         case SD_NEWS_BEAT:
             if (news.stalled_ms < HANG_SECONDS * 1000)
@@ -155,6 +156,18 @@ static void log_end(pid_t pid, int status)
         sd_log(ERR, 0, "session process %" APR_PID_T_FMT " was killed by signal %d", pid, code);
 }
 
+/* Whoever serves, alone, has served what waited in the queues of sockets that are no
+ * longer wanted, and has shut them down. */
+static void tidy(sd_retained_t *r)
+{
+    int i, living = 0;
+
+    for (i = 0; i < SD_PROCESSES_MAX; i++)
+        living += r->child[i].proc.pid > 0;
+    if (living == 1 && ready_child(r) && ready_child(r)->started == r->starts)
+        sd_listener_set_forget_retiring(&r->listeners);
+}
+
 /* A process that has ended: was that to be expected? One that was started for a
  * restart and ends before it serves leaves the service to whoever has it. */
 static void note_end(sd_retained_t *r, sd_child_t *child, int status)
@@ -168,11 +181,9 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
             hear(&r->child[i]);
     ended = *child;
     forget(child);
-    if (ended.retiring) {
-        if (ready_child(r))
-            sd_listener_set_forget_retiring(&r->listeners); /* it has served and shut them down */
+    tidy(r);
+    if (ended.retiring)
         return;
-    }
     /* prefork sends SIGTERM to its whole process group when it stops; and one that
      * could not hand over ends in order, as one does that gave way to a later one */
     other = latest_child(r);
@@ -180,6 +191,8 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
         return;
     log_end(ended.proc.pid, status);
     if ((other = ready_child(r))) {
+        if (other->started < ended.started) /* nobody accepts on what was opened for it */
+            sd_listener_set_close_new(&r->listeners, ended.started);
         sd_log(NOTICE, 0, "session process %" APR_PID_T_FMT " goes on serving%s", other->proc.pid,
                other->started < ended.started ? ", with the configuration that it was started with" : "");
         return;
@@ -200,11 +213,26 @@ static bool is_needed(sd_retained_t *r)
            && sd_listener_set_count(&r->listeners) > 0;
 }
 
+/* Sockets that somebody has shut down never listen again. */
+static void mend_listeners(sd_retained_t *r)
+{
+    int before = sd_listener_set_count(&r->listeners);
+    apr_pool_t *pool;
+
+    sd_listener_set_close_dead(&r->listeners);
+    if (sd_listener_set_count(&r->listeners) == before)
+        return;
+    apr_pool_create(&pool, present_pconf);
+    (void)sd_listener_set_open(&r->listeners, present_config, false, pool);
+    apr_pool_destroy(pool);
+}
+
 /* One has ended; if nobody serves or is about to, another one takes its place. */
 static void replace(sd_retained_t *r, sd_child_t *child, int status)
 {
     note_end(r, child, status);
     if (is_needed(r)) {
+        mend_listeners(r);
         atomic_fetch_add(&r->board->respawns, 1);
         (void)start_child(r); /* if it fails, the monitor tries again */
     }
@@ -292,7 +320,7 @@ static void prepare(sd_retained_t *r, sd_start_t *start, int control)
     start->delay_ms = delay_ms(r);
     start->parent = getpid();
     for (i = 0; i < SD_PROCESSES_MAX; i++)
-        if (r->child[i].proc.pid > 0 && !r->child[i].handed_over) {
+        if (r->child[i].proc.pid > 0) {
             start->earlier[start->earlier_count] = r->child[i].control;
             start->earlier_pid[start->earlier_count++] = r->child[i].proc.pid;
         }
@@ -340,6 +368,7 @@ static bool start_child(sd_retained_t *r)
     child->control = pair[0];
     child->heard = sd_clock_ms();
     child->started = ++r->starts;
+    sd_listener_set_opened(&r->listeners, child->started);
     register_child(child);
     return true;
 }
@@ -392,15 +421,15 @@ static void stop_all(sd_retained_t *r)
 }
 
 /* If the next configuration does not load this module, nobody will tell the
- * session process to go. So it is told now that it will hear from us again. */
-static void announce_restart(sd_retained_t *r)
+ * session process to go. So it is told now that it will hear from us again
+ * (SD_WORD_RESTART, then SD_WORD_LOADED). */
+static void tell_all(sd_retained_t *r, char word)
 {
-    static const char word = SD_WORD_RESTART;
     int i;
 
     for (i = 0; i < SD_PROCESSES_MAX; i++)
         if (r->child[i].proc.pid > 0 && !r->child[i].retiring)
-            (void)send(r->child[i].control, &word, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+            sd_word_send(r->child[i].control, word);
 }
 
 /* pconf goes: at a restart the process serves on until its successor is there,
@@ -420,7 +449,7 @@ static apr_status_t end_of_config(void *data)
             atomic_store(&r->board->state, SD_STATE_OFF);
     }
     else
-        announce_restart(r);
+        tell_all(r, SD_WORD_RESTART);
     return APR_SUCCESS;
 }
 
@@ -507,6 +536,7 @@ int sd_process_start(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, ser
      * cannot be made, or does not become ready, the earlier one serves on. */
     if (sd_retained_board(r)) /* else the log has said why not */
         (void)start_child(r);
+    tell_all(r, SD_WORD_LOADED); /* whatever came of it */
     return OK;
 }
 
@@ -534,8 +564,10 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
     (void)s;
     if (!r || !sd_retained_board(r))
         return DECLINED;
-    if (is_needed(r))
+    if (is_needed(r)) {
+        mend_listeners(r);
         (void)start_child(r);
+    }
     for (i = 0; i < SD_PROCESSES_MAX; i++) {
         sd_child_t *child = &r->child[i];
 
@@ -547,6 +579,7 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
             continue;
         }
         hear(child);
+        tidy(r);
         look_for_hang(child, sd_clock_ms());
     }
     return DECLINED;

@@ -92,6 +92,7 @@ bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_p
         return false;
     if (r->segment) {
         atomic_store(&r->board->store_created, r->segment_made);
+        atomic_store(&r->board->state, SD_STATE_STARTING);
         return true;
     }
     /* Anonymous: nothing to find in the file system, and no name to clash. */

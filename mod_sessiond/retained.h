@@ -27,7 +27,6 @@ typedef struct sd_child {
     apr_proc_t proc;     /* pid 0 = this place is empty */
     int control;         /* our end; its other end closes when the process dies */
     bool retiring;       /* its end is expected: it was told to go, or has handed everything over */
-    bool handed_over;    /* it has let go of the store, and only its end is still to come */
     uint64_t retired_at; /* sd_clock_ms() when it was told, or said so */
     uint64_t started;    /* number of its start: the highest is the latest */
     uint64_t ready_at;   /* sd_clock_ms() when it began to serve, 0 = it has not */

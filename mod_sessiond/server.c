@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -18,6 +19,7 @@
 
 #include <apr_strings.h>
 
+#include "handover.h"
 #include "keeper.h"
 #include "log.h"
 #include "loop.h"
@@ -32,10 +34,12 @@
 
 #define TICK_MS 100
 #define DRAIN_MS 1000
-#define ABANDONED_MS 600000   /* a restart that takes longer: see is_abandoned */
+#ifndef SD_ABANDONED_MS
+#define SD_ABANDONED_MS 600000u /* a restart that takes longer: see is_abandoned */
+#endif
 #define STOP_MS 5000          /* for threads to end after the drain */
 
-static uint64_t clock_us(void)
+uint64_t sd_clock_us(void)
 {
     struct timespec t;
 
@@ -43,14 +47,9 @@ static uint64_t clock_us(void)
     return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-uint64_t sd_clock_us(void)
-{
-    return clock_us();
-}
-
 uint64_t sd_clock_ms(void)
 {
-    return clock_us() / 1000;
+    return sd_clock_us() / 1000;
 }
 
 bool sd_thread_join(pthread_t thread, uint64_t ms)
@@ -98,16 +97,24 @@ static bool read_signals(int fd, bool *check)
     return term;
 }
 
-/* A crash loop is slowed down; a SIGTERM ends the wait. */
+/* A later process is there, and asks for what we do not have. */
+static bool is_unwanted(const sd_start_t *start)
+{
+    char word = sd_word_hear(start->control).word;
+
+    return word == SD_WORD_HAND_OVER || word == SD_WORD_FINISH;
+}
+
+/* A crash loop is slowed down; a SIGTERM, or a later process, ends the wait. */
 static void wait_before_start(const sd_start_t *start, int signals)
 {
-    struct pollfd p = { .fd = signals, .events = POLLIN };
+    struct pollfd p[2] = { { .fd = signals, .events = POLLIN }, { .fd = start->control, .events = POLLIN } };
     uint64_t until = sd_clock_ms() + (uint64_t)start->delay_ms, now;
 
     while ((now = sd_clock_ms()) < until) {
         uint64_t wait = until - now < 1000 ? until - now : 1000;
 
-        if (poll(&p, 1, (int)wait) > 0 && read_signals(signals, NULL))
+        if (poll(p, 2, (int)wait) > 0 && (read_signals(signals, NULL) || is_unwanted(start)))
             leave(start, SD_EXIT_OK);
         tell_parent(start, SD_NEWS_BEAT, 0);
     }
@@ -183,40 +190,65 @@ static void abandon_listeners(sd_server_t *server)
     sd_listener_set_shutdown(server->listeners);
 }
 
-/* The parent has said that it restarts, so long ago that the module cannot be in
- * its configuration any more. */
-static bool is_abandoned(uint64_t now, uint64_t restart_at)
+/* What the main thread has been told. */
+typedef struct told {
+    const sd_start_t *start;
+    uint64_t restart_at; /* ms: httpd restarts, and may not load us again; 0 = it has */
+    sd_word_t asked;     /* for the connections; not answered yet */
+    bool finish;
+} told_t;
+
+/* The parent has said that it restarts, and not that it has loaded us again, so long
+ * ago that we cannot be in its configuration any more. */
+static bool is_abandoned(const told_t *told, uint64_t now)
 {
-    return restart_at != 0 && now - restart_at > ABANDONED_MS;
+    return told->restart_at != 0 && now - told->restart_at > SD_ABANDONED_MS;
 }
 
-static void beat_during_check(void *data)
-{
-    tell_parent(data, SD_NEWS_BEAT, 0);
-}
-
-/* What has come over the control socket. True: this process has handed everything
- * over. */
-static bool obey(sd_server_t *server, int control, uint64_t now, uint64_t *restart_at, bool *term)
+static void listen_to_words(told_t *told)
 {
     sd_word_t word;
 
-    while ((word = sd_handover_hear(control)).word != 0)
+    while ((word = sd_word_hear(told->start->control)).word != 0)
         switch (word.word) {
         case SD_WORD_RESTART:
-            *restart_at = now;
+            told->restart_at = sd_clock_ms();
+            break;
+        case SD_WORD_LOADED:
+            told->restart_at = 0;
             break;
         case SD_WORD_FINISH:
-            *term = true;
+            told->finish = true;
             break;
-        case SD_WORD_HAND_OVER:
-            if (sd_handover_give(server, &word))
-                return true;
+        case SD_WORD_HAND_OVER: /* only the latest counts: the one before gives way to it */
+            if (told->asked.word)
+                close(told->asked.channel);
+            told->asked = word;
             break;
         default:
             break;
         }
-    return false;
+}
+
+static void beat_during_check(void *data)
+{
+    told_t *told = data;
+
+    tell_parent(told->start, SD_NEWS_BEAT, 0);
+    listen_to_words(told);
+    if (told->asked.word)
+        sd_handover_put_off(&told->asked);
+}
+
+/* True: this process has handed everything over. */
+static bool answer(sd_server_t *server, told_t *told)
+{
+    sd_word_t asked = told->asked;
+
+    if (!asked.word || told->finish)
+        return false;
+    told->asked.word = 0;
+    return sd_handover_give(server, &asked);
 }
 
 /* The parent may have put up that we are down when the one before us died, after
@@ -232,6 +264,7 @@ static void stay_up(sd_board_t *board)
 /* True: everything has been handed over; false: the process is to finish. */
 static bool serve(const sd_start_t *start, sd_server_t *server, int signals, uint64_t restart_at)
 {
+    told_t told = { .start = start, .restart_at = restart_at };
     sd_keeper_t keeper;
     uint64_t next_beat = 0;
     bool term = false;
@@ -242,13 +275,16 @@ static bool serve(const sd_start_t *start, sd_server_t *server, int signals, uin
         bool check = false;
         uint64_t now;
 
-        (void)poll(p, p[1].fd >= 0 ? 2 : 1, sd_keeper_is_busy(&keeper) ? 1 : TICK_MS);
+        (void)poll(p, 2, sd_keeper_is_busy(&keeper) ? 1 : TICK_MS);
         term = read_signals(signals, &check);
-        now = sd_clock_ms();
-        if (!term && (p[1].revents & POLLIN) && obey(server, start->control, now, &restart_at, &term))
-            return true;
+        if (p[1].revents & POLLIN)
+            listen_to_words(&told);
         if (check)
-            sd_keeper_check(&keeper, beat_during_check, (void *)(uintptr_t)start);
+            sd_keeper_check(&keeper, beat_during_check, &told);
+        if (!term && answer(server, &told))
+            return true;
+        term |= told.finish;
+        now = sd_clock_ms();
         sd_keeper_tick(&keeper, now);
         if (now < next_beat)
             continue;
@@ -257,7 +293,7 @@ static bool serve(const sd_start_t *start, sd_server_t *server, int signals, uin
         next_beat = now + 1000;
         if (getppid() != start->parent)
             term = true;
-        if (is_abandoned(now, restart_at)) {
+        if (is_abandoned(&told, now)) {
             abandon_listeners(server);
             term = true;
         }
@@ -308,6 +344,7 @@ static void get_ready(const sd_start_t *start, sd_server_t *server)
     server->config = start->config;
     server->board = start->board;
     server->listeners = start->listeners;
+    server->halt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&server->go_lock, NULL);
     pthread_cond_init(&server->gone, NULL);
     sd_strangers_setup(&server->strangers);
@@ -347,30 +384,41 @@ static void go(sd_server_t *server)
     pthread_mutex_unlock(&server->go_lock);
 }
 
+/* Unless the parent has put up that nothing is to be served any more. */
+static void put_up_running(sd_board_t *board)
+{
+    uint32_t state = atomic_load(&board->state);
+
+    while (state != SD_STATE_OFF && !atomic_compare_exchange_weak(&board->state, &state, SD_STATE_RUNNING))
+        ;
+}
+
 /* No earlier process has the store any more. */
 static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *taken)
 {
     char text[SD_BOARD_TEXT];
-    uint32_t had = taken->connections, live, i;
-    uint64_t received = clock_us(), entered;
+    uint32_t had = taken->parcels.connections, live, i;
+    bool complete = taken->in_order && sd_parcels_are_readable(&taken->parcels);
+    uint64_t received = sd_clock_us(), entered;
     const char *reason;
 
     reset_gauges(start->board, server->loops + 1);
-    if (sd_store_enter(server->store, sd_takeover_is_complete(taken), &reason) != SD_OK) {
+    if (sd_store_enter(server->store, complete, &reason) != SD_OK) {
         sd_log(CRIT, 0, "cannot use the session memory: %s", reason);
         leave(start, SD_EXIT_FAILED);
     }
     for (i = 0; i < server->loops; i++)
         sd_loop_prepare(server->loop[i]);
-    entered = clock_us();
-    live = sd_takeover_deal(taken, server);
+    entered = sd_clock_us();
+    live = sd_parcels_deal(&taken->parcels, server);
+    sd_store_settle(server->store);
     if (taken->since != 0)
         sd_log(DEBUG, 0, "hand-over: threads stood after %ld us, all was sent after %ld, received after %ld, "
                "the store entered after %ld, connections dealt out after %ld",
                (long)(taken->stood - taken->since), (long)(taken->sent - taken->since), (long)(received - taken->since), (long)(entered - taken->since),
-               (long)(clock_us() - taken->since));
+               (long)(sd_clock_us() - taken->since));
     set_board(start, server);
-    atomic_store(&start->board->state, SD_STATE_RUNNING);
+    put_up_running(start->board);
     atomic_store(&start->board->down_since, 0); /* last: until now the pages told of the outage */
     go(server);
     if (taken->since == 0 && had == 0) {
@@ -380,7 +428,7 @@ static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *t
     apr_snprintf(text, sizeof text, "%u of %u connections taken over", live, had);
     if (taken->since != 0)
         apr_snprintf(text + strlen(text), sizeof text - strlen(text), ", service stood still for %.1f ms",
-                     (double)(clock_us() - taken->since) / 1000.0);
+                     (double)(sd_clock_us() - taken->since) / 1000.0);
     sd_board_text_set(start->board->last_handover, text);
     sd_log(INFO, 0, "process %" APR_PID_T_FMT " serves sessions with %u threads: %s", getpid(), server->loops,
            text);
@@ -406,8 +454,14 @@ void sd_server_run(const sd_start_t *start)
     if (start->earlier_count == 0)
         atomic_store(&start->board->state, SD_STATE_STARTING);
     get_ready(start, &server);
-    if (sd_takeover_receive(&taken, start, signals, beat_before_serving) == SD_TAKEOVER_LEAVE)
+    switch (sd_takeover_receive(&taken, start, signals, beat_before_serving)) {
+    case SD_TAKEOVER_SERVE:
+        break;
+    case SD_TAKEOVER_LEAVE:
         leave(start, SD_EXIT_OK);
+    case SD_TAKEOVER_FAILED:
+        leave(start, SD_EXIT_FAILED);
+    }
     begin(start, &server, &taken);
     tell_parent(start, SD_NEWS_READY, 0);
 

@@ -49,6 +49,7 @@ typedef struct sd_server {
     pthread_mutex_t go_lock;      /* the threads wait until the store is ours */
     pthread_cond_t gone;
     bool go;
+    int halt_fd;         /* an eventfd: see halt.h; made early, since later there may be none to be had */
     atomic_bool closing; /* no loop accepts any more: whom one resets, no other may take in */
     sd_listener_set_t *listeners;
     sd_strangers_t strangers;

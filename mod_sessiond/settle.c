@@ -50,14 +50,20 @@ int sd_settle_signals(void)
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* Connections that an earlier process has, beyond the present limit, are taken over
- * too. */
+/* Connections that an earlier process has, beyond the present limit or beyond its
+ * own, are taken over too. */
 static uint32_t descriptors_wanted(const sd_start_t *start)
 {
-    uint32_t earlier = start->earlier_count > 0 ? atomic_load(&start->board->max_connections) : 0,
-             most = start->config->max_connections;
+    uint64_t open = 0, most = start->config->max_connections;
+    uint32_t i;
 
-    return (earlier > most && earlier < INT_MAX / 2 ? earlier : most) + DESCRIPTORS_BESIDE;
+    if (start->earlier_count > 0) {
+        for (i = 0; i < SD_LANES_MAX; i++)
+            open += atomic_load(&start->board->slot[i].connections_open);
+        most = atomic_load(&start->board->max_connections) > most ? atomic_load(&start->board->max_connections) : most;
+        most = open > most ? open : most;
+    }
+    return (most < INT_MAX / 2 ? (uint32_t)most : start->config->max_connections) + DESCRIPTORS_BESIDE;
 }
 
 static void raise_descriptor_limit(rlim_t want, uint32_t max_connections)

@@ -5,123 +5,51 @@
  * may change from one to another meanwhile; and a later process may come while
  * we wait, to which we give way. The kernel's word that a process is dead is
  * the end of its control socket; its own word that it has left the store is
- * DONE. Nothing else frees the store.
+ * DONE. Nothing else frees the store. And whatever goes wrong here, a process that
+ * serves is not given up for it.
  */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "connection_handover.h"
 #include "handover.h"
 #include "log.h"
 #include "protocol/bytes.h"
 #include "takeover.h"
 
 #define FINISH_MS 3000u /* for a process that was asked to finish and to go */
-#define ASK_TRIES 3u
-/* A process that dies may close our channel a moment before its control socket. */
-#define MAYBE_DYING_MS 200u
+#define ASK_TRIES 5u
+#define STALL_MS 1000u  /* so long between two looks: this process, or the machine, stood still */
 
-typedef enum { ASKED, SILENT, FINISHING, KILLED, GONE } earlier_state_t;
+typedef enum {
+    UNASKED,
+    ASKED,     /* something is to come over the channel, or the other one dies */
+    FINISHING, /* it drains, and ends */
+    KILLED,
+    GONE
+} phase_t;
 
 typedef struct earlier {
     int control;
     pid_t pid;
-    int channel;      /* -1 = none */
-    earlier_state_t state;
-    uint32_t asked;   /* how often */
-    uint64_t due;     /* ms: it has to move until then */
-    bool all;         /* everything it has is here */
+    int channel;           /* -1 = none */
+    phase_t phase;
+    uint32_t asked;        /* how often */
+    uint64_t due;          /* ms: a sign of it is to come until then */
+    sd_parcels_t parcels;  /* what has come from it */
+    bool taken;            /* TAKEN has been said: it is about to go */
+    bool told;             /* the log has been told that it hangs and cannot be killed */
 } earlier_t;
 
-/* ---- what was received ---- */
-
-static void forget_parcels(sd_takeover_t *t)
+static bool is_dead(const earlier_t *e)
 {
-    sd_parcel_t *p;
-    uint32_t i;
+    struct pollfd p = { .fd = e->control, .events = 0 };
 
-    while ((p = t->first)) {
-        t->first = p->next;
-        for (i = 0; i < p->count; i++)
-            if (p->fd[i] >= 0)
-                close(p->fd[i]); /* whoever gave it has it still, or its end is a reset */
-        free(p);
-    }
-    t->last = NULL;
-    t->connections = 0;
-}
-
-/* Puts a packet away. False: no memory, or not all descriptors came. */
-static bool keep_parcel(sd_takeover_t *t, const uint8_t *bytes, size_t len, uint32_t count,
-                        const int *fd, uint32_t fds)
-{
-    sd_parcel_t *p = NULL;
-    uint32_t i;
-
-    if (count == fds && count > 0)
-        p = malloc(sizeof *p + len);
-    if (!p) {
-        for (i = 0; i < fds; i++)
-            close(fd[i]);
-        return false;
-    }
-    p->next = NULL;
-    p->count = count;
-    p->len = len;
-    memcpy(p->fd, fd, sizeof *fd * fds);
-    memcpy(p->bytes, bytes, len);
-    if (t->last)
-        t->last->next = p;
-    else
-        t->first = p;
-    t->last = p;
-    t->connections += count;
-    return true;
-}
-
-/* ---- asking ---- */
-
-static bool ask(earlier_t *e)
-{
-    uint8_t word[SD_HANDOVER_ASK_BYTES] = { SD_WORD_HAND_OVER, 0, SD_HANDOVER_FROM >> 8, SD_HANDOVER_FROM & 0xff,
-                                            SD_HANDOVER_TO >> 8, SD_HANDOVER_TO & 0xff };
-    struct iovec iov = { word, sizeof word };
-    union {
-        struct cmsghdr align;
-        char room[CMSG_SPACE(sizeof(int))];
-    } extra;
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &extra,
-                          .msg_controllen = sizeof extra };
-    struct cmsghdr *c;
-    int pair[2], size = SD_HANDOVER_PACKET * 2;
-    bool sent;
-
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
-        return false;
-    (void)setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-    memset(&extra, 0, sizeof extra);
-    c = CMSG_FIRSTHDR(&msg);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &pair[1], sizeof(int));
-    sent = sendmsg(e->control, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof word;
-    close(pair[1]);
-    if (!sent) {
-        close(pair[0]);
-        return false;
-    }
-    e->channel = pair[0];
-    e->state = ASKED;
-    e->asked++;
-    e->due = sd_clock_ms() + SD_HANDOVER_WAIT_MS;
-    return true;
+    return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR));
 }
 
 static void close_channel(earlier_t *e)
@@ -131,163 +59,165 @@ static void close_channel(earlier_t *e)
     e->channel = -1;
 }
 
-/* It knows no hand-over, or none of our version, or nothing came of it. The
- * word is for one that runs as another user, to whom we may not send signals. */
-static void ask_to_finish(sd_takeover_t *t, earlier_t *e)
+/* Asks, or asks again. False: it cannot be asked, though it lives. */
+static bool ask(earlier_t *e)
 {
-    char word = SD_WORD_FINISH;
-
     close_channel(e);
-    forget_parcels(t);
-    e->all = false;
+    if (e->asked++ >= ASK_TRIES) {
+        sd_log(ERR, 0, "session process %" APR_PID_T_FMT " did not hand over in %u tries", e->pid, ASK_TRIES);
+        return false;
+    }
+    e->channel = sd_word_ask(e->control, SD_HANDOVER_FROM, SD_HANDOVER_TO);
+    if (e->channel < 0 && !is_dead(e)) {
+        sd_log(ERR, errno, "could not ask session process %" APR_PID_T_FMT " to hand over", e->pid);
+        return false;
+    }
+    e->phase = ASKED;
+    e->due = sd_clock_ms() + SD_HANDOVER_PATIENCE_MS;
+    return true;
+}
+
+/* It speaks no state of ours. The word is for one that runs as another user, to
+ * whom we may not send signals. */
+static void ask_to_finish(earlier_t *e)
+{
+    close_channel(e);
+    sd_parcels_forget(&e->parcels);
     sd_log(NOTICE, 0, "session process %" APR_PID_T_FMT " cannot hand its connections over to this version: "
            "it finishes what is under way and resets the rest", e->pid);
-    (void)send(e->control, &word, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-    (void)kill(e->pid, SIGTERM);
-    e->state = FINISHING;
+    sd_word_send(e->control, SD_WORD_FINISH);
+    if (!is_dead(e))
+        (void)kill(e->pid, SIGTERM);
+    e->phase = FINISHING;
     e->due = sd_clock_ms() + FINISH_MS;
 }
 
-/* Nothing came of it, but the other side is well: perhaps it had somebody else
- * to give to, who has given up for us. */
-static void ask_again(sd_takeover_t *t, earlier_t *e)
-{
-    close_channel(e);
-    forget_parcels(t);
-    e->all = false;
-    if (e->asked >= ASK_TRIES || !ask(e))
-        ask_to_finish(t, e);
-}
-
+/* It does not move. One whom we may not kill may still answer, and the parent kills
+ * it if it hangs for long. */
 static void kill_it(earlier_t *e)
 {
-    close_channel(e);
-    sd_log(ERR, 0, "the earlier session process %" APR_PID_T_FMT " did not %s within %u ms: killing it", e->pid,
-           e->state == FINISHING ? "end" : "hand over", e->state == FINISHING ? FINISH_MS : SD_HANDOVER_WAIT_MS);
-    if (kill(e->pid, SIGKILL) != 0)
-        sd_log(ERR, errno, "it cannot be killed from here; the parent does it if it hangs");
-    e->state = KILLED;
-    e->due = UINT64_MAX;
+    bool finishing = e->phase == FINISHING;
+
+    if (is_dead(e))
+        return;
+    if (kill(e->pid, SIGKILL) == 0) {
+        sd_log(ERR, 0, "the earlier session process %" APR_PID_T_FMT " did not %s within %u ms: killing it",
+               e->pid, finishing ? "end" : "hand over", finishing ? FINISH_MS : SD_HANDOVER_PATIENCE_MS);
+        e->phase = KILLED;
+        return;
+    }
+    if (!e->told)
+        sd_log(ERR, errno, "the earlier session process %" APR_PID_T_FMT " hangs, and cannot be killed from here; "
+               "the parent does it by and by", e->pid);
+    e->told = true;
+    e->due = sd_clock_ms() + SD_HANDOVER_PATIENCE_MS;
 }
 
 /* ---- hearing ---- */
 
-typedef enum { HEARD_MORE, HEARD_NOTHING, HEARD_FREE } heard_t;
+typedef enum { HEARD_MORE, HEARD_NOTHING, HEARD_FREE, HEARD_FAILURE } heard_t;
 
-static heard_t take(sd_takeover_t *t, earlier_t *e, uint8_t *bytes, size_t len, const int *fd, uint32_t fds)
+static heard_t fail(const earlier_t *e, const char *why)
 {
-    uint32_t kind = len >= SD_HANDOVER_HEAD ? sd_get32(bytes) : 0, number = kind ? sd_get32(bytes + 4) : 0;
-    uint8_t taken[SD_HANDOVER_HEAD] = { 0 };
-    uint32_t i;
+    sd_log(ERR, 0, "could not take the connections of session process %" APR_PID_T_FMT " over: %s", e->pid, why);
+    return HEARD_FAILURE;
+}
 
-    switch (kind) {
-    case SD_HANDOVER_OFFER:
+static heard_t all_came(earlier_t *e, uint32_t number)
+{
+    uint8_t taken[SD_HANDOVER_HEAD] = { 0 };
+
+    if (number != e->parcels.connections)
+        return fail(e, "it says that it has sent another number of them");
+    sd_put32(taken, SD_HANDOVER_TAKEN);
+    /* if it has died meanwhile, all that it had is here */
+    (void)sd_channel_send(e->channel, taken, sizeof taken, NULL, 0, 0);
+    e->taken = true;
+    return HEARD_MORE;
+}
+
+static heard_t done(sd_takeover_t *t, const earlier_t *e, const uint8_t *bytes, size_t len, uint32_t in_order)
+{
+    if (!e->taken || len < SD_HANDOVER_HEAD + 24)
+        return fail(e, "it is done before it has begun");
+    t->in_order = in_order == 1;
+    t->since = sd_get64(bytes + SD_HANDOVER_HEAD);
+    t->stood = sd_get64(bytes + SD_HANDOVER_HEAD + 8);
+    t->sent = sd_get64(bytes + SD_HANDOVER_HEAD + 16);
+    return HEARD_FREE;
+}
+
+/* One packet. Descriptors come with STATES only; they are put away or closed there. */
+static heard_t take(sd_takeover_t *t, earlier_t *e, const uint8_t *bytes, size_t len, const int *fds, uint32_t count)
+{
+    uint32_t number = sd_get32(bytes + 4);
+
+    switch (sd_get32(bytes)) {
+    case SD_HANDOVER_WAIT:
+        return HEARD_MORE;
+    case SD_HANDOVER_OFFER: /* it lives: what came before is worth nothing */
+        sd_parcels_forget(&e->parcels);
         return HEARD_MORE;
     case SD_HANDOVER_STATES:
-        if (!keep_parcel(t, bytes + SD_HANDOVER_HEAD, len - SD_HANDOVER_HEAD, number, fd, fds)) {
-            sd_log(ERR, 0, "could not take connections over: no memory");
-            ask_to_finish(t, e);
-            return HEARD_NOTHING;
-        }
+        if (!sd_parcels_keep(&e->parcels, bytes + SD_HANDOVER_HEAD, len - SD_HANDOVER_HEAD, number, fds, count))
+            return fail(e, "there is no memory, or a packet is damaged");
         return HEARD_MORE;
     case SD_HANDOVER_ALL:
-        sd_put32(taken, SD_HANDOVER_TAKEN);
-        if (number != t->connections || send(e->channel, taken, sizeof taken, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-            ask_again(t, e);
-            return HEARD_NOTHING;
-        }
-        e->all = true;
-        return HEARD_MORE;
+        return all_came(e, number);
     case SD_HANDOVER_DONE:
-        if (!e->all || len < SD_HANDOVER_HEAD + 24) {
-            ask_again(t, e);
-            return HEARD_NOTHING;
-        }
-        t->complete = number == 1;
-        t->since = sd_get64(bytes + SD_HANDOVER_HEAD);
-        t->stood = sd_get64(bytes + SD_HANDOVER_HEAD + 8);
-        t->sent = sd_get64(bytes + SD_HANDOVER_HEAD + 16);
-        return HEARD_FREE;
+        return done(t, e, bytes, len, number);
+    case SD_HANDOVER_VOID: /* it goes on; perhaps it had somebody else to give to, who has given way to us */
+        sd_parcels_forget(&e->parcels);
+        e->taken = false;
+        return ask(e) ? HEARD_NOTHING : HEARD_FAILURE;
     case SD_HANDOVER_NONE:
-        ask_to_finish(t, e);
+        ask_to_finish(e);
         return HEARD_NOTHING;
-    default: /* a packet that was cut off, or that we do not know */
-        for (i = 0; i < fds; i++)
-            close(fd[i]);
-        sd_log(ERR, 0, "could not take connections over: a packet is damaged, or descriptors are lacking (ulimit -n, LimitNOFILE)");
-        ask_to_finish(t, e);
-        return HEARD_NOTHING;
+    default:
+        return fail(e, "a packet is none of ours");
     }
 }
 
-/* Reads one packet. */
 static heard_t hear(sd_takeover_t *t, earlier_t *e, uint8_t *buffer)
 {
-    struct iovec iov = { buffer, SD_HANDOVER_PACKET };
-    union {
-        struct cmsghdr align;
-        char room[CMSG_SPACE(sizeof(int) * SD_HANDOVER_FDS)];
-    } extra;
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &extra,
-                          .msg_controllen = sizeof extra };
-    ssize_t got = recvmsg(e->channel, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    int fd[SD_HANDOVER_FDS];
-    uint32_t fds = 0;
-    struct cmsghdr *c;
+    int fds[SD_CHANNEL_FDS];
+    uint32_t count, i;
+    bool whole = true;
+    ssize_t got = sd_channel_receive(e->channel, buffer, SD_HANDOVER_PACKET, fds, &count, &whole);
 
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+    if (got < 0 && errno == EAGAIN)
         return HEARD_NOTHING;
-    if (got <= 0) { /* it has closed the channel, or died: its control socket tells which */
+    if (got <= 0) { /* it dies: its control socket follows in a moment */
         close_channel(e);
         return HEARD_NOTHING;
     }
-    for (c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
-        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-            fds = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-            memcpy(fd, CMSG_DATA(c), fds * sizeof(int));
-        }
-    e->due = sd_clock_ms() + SD_HANDOVER_WAIT_MS;
-    if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) /* take() sees that something is missing */
-        got = 0;
-    return take(t, e, buffer, (size_t)got, fd, fds);
+    e->due = sd_clock_ms() + SD_HANDOVER_PATIENCE_MS;
+    if (whole && got >= (ssize_t)SD_HANDOVER_HEAD && (count == 0 || sd_get32(buffer) == SD_HANDOVER_STATES))
+        return take(t, e, buffer, (size_t)got, fds, count);
+    for (i = 0; i < count; i++)
+        close(fds[i]);
+    return fail(e, whole ? "a packet is damaged" : "descriptors are lacking: raise their limit (ulimit -n, LimitNOFILE)");
 }
 
 /* ---- waiting ---- */
 
-static bool is_dead(const earlier_t *e)
-{
-    struct pollfd p = { .fd = e->control, .events = 0 };
-
-    return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR));
-}
-
-/* A look at one of them. True: it has left the store to us. */
-static bool look_at(sd_takeover_t *t, earlier_t *e, uint8_t *buffer)
+/* A look at one of them. */
+static heard_t look_at(sd_takeover_t *t, earlier_t *e, uint8_t *buffer)
 {
     heard_t heard = HEARD_NOTHING;
     bool dead = is_dead(e); /* before it is heard out */
 
     while (e->channel >= 0 && (heard = hear(t, e, buffer)) == HEARD_MORE)
         ;
-    if (heard == HEARD_FREE) {
-        close_channel(e);
-        return true;
-    }
+    if (heard == HEARD_FREE || heard == HEARD_FAILURE)
+        return heard;
     if (dead) {
         close_channel(e);
-        e->state = GONE;
+        e->phase = GONE;
     }
-    else if (e->state == ASKED && e->channel < 0) {
-        e->state = SILENT;
-        e->due = sd_clock_ms() + MAYBE_DYING_MS;
-    }
-    else if (sd_clock_ms() < e->due)
-        return false;
-    else if (e->state == SILENT)
-        ask_again(t, e);
-    else
+    else if (e->phase != KILLED && sd_clock_ms() >= e->due)
         kill_it(e);
-    return false;
+    return HEARD_NOTHING;
 }
 
 /* True: a SIGTERM, or a later process that asks for what we do not have yet. It
@@ -301,18 +231,27 @@ static bool is_superseded(sd_takeover_t *t, const sd_start_t *start, int signals
     while (read(signals, &info, sizeof info) == (ssize_t)sizeof info)
         if (info.ssi_signo == SIGTERM)
             return true;
-    word = sd_handover_hear(start->control);
-    t->restarting |= word.word == SD_WORD_RESTART;
-    return word.word == SD_WORD_HAND_OVER || word.word == SD_WORD_FINISH;
+    while ((word = sd_word_hear(start->control)).word != 0)
+        switch (word.word) {
+        case SD_WORD_RESTART:
+            t->restarting = true;
+            break;
+        case SD_WORD_LOADED:
+            t->restarting = false;
+            break;
+        default:
+            return true;
+        }
+    return false;
 }
 
-/* Once we have said TAKEN there is no way back: the other side is leaving. */
+/* Once we have said TAKEN there is no way back: the other side may be leaving. */
 static bool is_committed(const earlier_t *e, int n)
 {
     int i;
 
     for (i = 0; i < n; i++)
-        if (e[i].all && e[i].state != GONE)
+        if (e[i].taken && e[i].phase != GONE)
             return true;
     return false;
 }
@@ -326,7 +265,7 @@ static void wait_for_news(const earlier_t *e, int n, const sd_start_t *start, in
     p[count++] = (struct pollfd){ .fd = signals, .events = POLLIN };
     p[count++] = (struct pollfd){ .fd = start->control, .events = POLLIN };
     for (i = 0; i < n; i++)
-        if (e[i].state != GONE) {
+        if (e[i].phase != GONE) {
             p[count++] = (struct pollfd){ .fd = e[i].control, .events = 0 };
             if (e[i].channel >= 0)
                 p[count++] = (struct pollfd){ .fd = e[i].channel, .events = POLLIN };
@@ -341,109 +280,70 @@ static int left_over(const earlier_t *e, int n)
     int i, left = 0;
 
     for (i = 0; i < n; i++)
-        left += e[i].state != GONE;
+        left += e[i].phase != GONE;
     return left;
 }
 
-sd_takeover_end_t sd_takeover_receive(sd_takeover_t *t, const sd_start_t *start, int signals,
-                                      void (*beat)(const sd_start_t *start))
+/* Nobody is to be killed for a time in which we could not look. */
+static void forgive(earlier_t *e, int n, uint64_t gap)
+{
+    int i;
+
+    for (i = 0; i < n && gap > STALL_MS; i++)
+        e[i].due += gap;
+}
+
+static sd_takeover_end_t receive(sd_takeover_t *t, earlier_t *e, int n, const sd_start_t *start, int signals,
+                                 void (*beat)(const sd_start_t *start))
 {
     static uint8_t buffer[SD_HANDOVER_PACKET];
-    earlier_t e[SD_PROCESSES_MAX];
-    int n = start->earlier_count, i;
-    uint64_t next_beat = 0, now;
-    bool free_now = false;
+    uint64_t next_beat = 0, now = sd_clock_ms(), before;
+    int i;
 
-    memset(t, 0, sizeof *t);
-    for (i = 0; i < n; i++) {
-        e[i] = (earlier_t){ .control = start->earlier[i], .pid = start->earlier_pid[i], .channel = -1 };
-        if (!ask(&e[i]) && !is_dead(&e[i]))
-            ask_to_finish(t, &e[i]);
-    }
-    while (!free_now && left_over(e, n) > 0) {
+    for (i = 0; i < n; i++)
+        if (!ask(&e[i]))
+            return SD_TAKEOVER_FAILED;
+    while (left_over(e, n) > 0) {
         if (!is_committed(e, n) && is_superseded(t, start, signals))
             return SD_TAKEOVER_LEAVE;
         wait_for_news(e, n, start, signals);
-        for (i = 0; i < n && !free_now; i++)
-            if (e[i].state != GONE)
-                free_now = look_at(t, &e[i], buffer);
+        before = now;
         now = sd_clock_ms();
+        forgive(e, n, now - before);
+        for (i = 0; i < n; i++) {
+            heard_t heard = e[i].phase != GONE ? look_at(t, &e[i], buffer) : HEARD_NOTHING;
+
+            if (heard == HEARD_FREE)
+                return SD_TAKEOVER_SERVE;
+            if (heard == HEARD_FAILURE)
+                return SD_TAKEOVER_FAILED;
+        }
         if (now >= next_beat) {
             beat(start);
             next_beat = now + 1000;
         }
     }
-    for (i = 0; i < n; i++) {
-        close_channel(&e[i]);
-        close(e[i].control);
-    }
     return SD_TAKEOVER_SERVE;
 }
 
-/* ---- going on ---- */
-
-typedef struct walk {
-    sd_server_t *server; /* NULL: only look whether all can be read */
-    uint32_t seen, live;
-} walk_t;
-
-static void deal_one(walk_t *w, int fd, const uint8_t *bytes, size_t len)
+sd_takeover_end_t sd_takeover_receive(sd_takeover_t *t, const sd_start_t *start, int signals,
+                                      void (*beat)(const sd_start_t *start))
 {
-    sd_loop_t *loop = w->server->loop[w->seen % w->server->loops];
-    sd_handed_t state;
+    earlier_t e[SD_PROCESSES_MAX];
+    int n = start->earlier_count, i;
+    sd_takeover_end_t end;
 
-    if (sd_handed_unpack(bytes, len, &state))
-        w->live += sd_connection_adopt(loop, fd, &state);
-    else {
-        sd_count(loop->counters, handover_lost);
-        close(fd); /* in a reset: see handover.h */
-    }
-}
-
-/* A packet that is not what it says ends early; what is left of it is closed, in
- * a reset too. */
-static void walk_parcel(sd_parcel_t *p, walk_t *w)
-{
-    sd_handed_t ignored;
-    size_t at = 0;
-    uint32_t i;
-
-    for (i = 0; i < p->count && p->len - at >= 4; i++) {
-        size_t len = sd_get32(p->bytes + at);
-
-        at += 4;
-        if (len > p->len - at)
-            return;
-        if (w->server) {
-            deal_one(w, p->fd[i], p->bytes + at, len);
-            p->fd[i] = -1;
-        }
+    memset(t, 0, sizeof *t);
+    for (i = 0; i < n; i++)
+        e[i] = (earlier_t){ .control = start->earlier[i], .pid = start->earlier_pid[i], .channel = -1 };
+    end = receive(t, e, n, start, signals, beat);
+    for (i = 0; i < n; i++) {
+        close_channel(&e[i]);
+        close(e[i].control);
+        if (end == SD_TAKEOVER_SERVE && (e[i].phase == GONE || e[i].taken))
+            sd_parcels_move(&t->parcels, &e[i].parcels);
         else
-            w->live += sd_handed_unpack(p->bytes + at, len, &ignored);
-        w->seen++;
-        at += len;
+            sd_parcels_forget(&e[i].parcels);
     }
-}
-
-static walk_t walk(sd_takeover_t *t, sd_server_t *server)
-{
-    walk_t w = { server, 0, 0 };
-    sd_parcel_t *p;
-
-    for (p = t->first; p; p = p->next)
-        walk_parcel(p, &w);
-    return w;
-}
-
-bool sd_takeover_is_complete(sd_takeover_t *t)
-{
-    return t->complete && walk(t, NULL).live == t->connections;
-}
-
-uint32_t sd_takeover_deal(sd_takeover_t *t, sd_server_t *server)
-{
-    uint32_t live = walk(t, server).live;
-
-    forget_parcels(t);
-    return live;
+    return end;
 }

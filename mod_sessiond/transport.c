@@ -117,9 +117,25 @@ static void plain_close(int fd)
     (void)sd_sys_close(fd);
 }
 
+static void tcp_part(int fd, bool reset)
+{
+    static const struct sockaddr nobody = { .sa_family = AF_UNSPEC };
+
+    if (reset)
+        (void)connect(fd, &nobody, sizeof nobody);
+    else
+        (void)shutdown(fd, SHUT_RDWR);
+}
+
+static void unix_part(int fd, bool reset)
+{
+    (void)reset;
+    (void)shutdown(fd, SHUT_RDWR);
+}
+
 const sd_transport_t sd_transport_tcp
     = { "tcp", plain_receive, plain_peek, plain_pending, tcp_discard, plain_send, tcp_end_is_reset,
-        tcp_keep_alive, plain_half_close, plain_close };
+        tcp_keep_alive, plain_half_close, plain_close, tcp_part };
 const sd_transport_t sd_transport_unix
     = { "unix", plain_receive, plain_peek, plain_pending, unix_discard, plain_send, no_reset, no_keep_alive,
-        plain_half_close, plain_close };
+        plain_half_close, plain_close, unix_part };

@@ -30,6 +30,9 @@ typedef struct sd_transport {
     void (*keep_alive)(int fd);
     void (*half_close)(int fd);
     void (*close)(int fd);
+    /* Before a close, where another process still has the descriptor: the connection
+     * ends now, for all, as a close would end it. */
+    void (*part)(int fd, bool reset);
 } sd_transport_t;
 
 extern const sd_transport_t sd_transport_tcp;

@@ -23,6 +23,12 @@
 
 #include "internal.h"
 
+void sd_store_settle(sd_store_t *s)
+{
+    free(s->adopted);
+    s->adopted = NULL;
+}
+
 void sd_chain_save(const sd_chain_t *chain, sd_chain_state_t *state)
 {
     memset(state, 0, sizeof *state);

@@ -226,6 +226,9 @@ void sd_ref_save(const sd_ref_t *ref, sd_ref_state_t *state);
 sd_status_t sd_chain_adopt(sd_lane_t *lane, const sd_chain_state_t *state, sd_chain_t *chain);
 sd_status_t sd_ref_adopt(sd_lane_t *lane, const sd_ref_state_t *state, sd_ref_t *ref);
 
+/* All has been adopted that will be: what was kept for it is freed. */
+void sd_store_settle(sd_store_t *store);
+
 /* ---- upkeep ------------------------------------------------------------ */
 
 /* Returns the memory of expired values, looking at no more than `buckets`

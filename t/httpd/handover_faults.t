@@ -75,7 +75,7 @@ subtest 'all goes well' => sub {
     my $is = $h->status;
     is($is->{SessiondTakenOver}, $halves->count + $replaced->count, 'all were taken over');
     is($is->{SessiondHandoverLost} + $is->{SessiondDrained}, 0, 'none lost, none drained');
-    like($is->{SessiondLastHandover}, qr/^20 of 20 connections taken over, service stood still for [\d.]+ ms$/,
+    like($is->{SessiondLastHandover}, qr/^23 of 23 connections taken over, service stood still for [\d.]+ ms$/,
         "said on the page: $is->{SessiondLastHandover}");
     is($h->check, 'clean', 'the store is clean');
     is($h->value('RepairedBlocks'), 0, 'and had nothing to repair');
@@ -128,7 +128,8 @@ subtest 'the new one hangs before it has everything' => sub {
 };
 
 subtest 'the old one dies half-way' => sub {
-    my $halves = Sessiond::Test::Halves->new($h->port, count => 26);    # 156 connections: 64, 64, 28
+    my $halves = Sessiond::Test::Halves->new($h->port, count => 26,    # 156 connections: 64, 64, 28
+        kinds => [qw(fetcher getter head idle storer writer)]);
     my ($old, $from) = ($h->sessiond_pid, length $h->error_log);
     fault('giver-dies', 2);
     graceful();
@@ -141,6 +142,17 @@ subtest 'the old one dies half-way' => sub {
     log_has($from, qr/repaired the store/, 'and of the repair');
     is($h->check, 'clean', 'the store is clean');
     is($h->value('Respawns'), 0, 'no third one was started');
+};
+
+subtest 'the old one dies before it knows that all have arrived' => sub {
+    my ($old, $halves, $from) = ($h->sessiond_pid, Sessiond::Test::Halves->new($h->port, count => 3), length $h->error_log);
+    fault('taken-slow', 500);    # it is dead and reaped when it is told
+    fault('all-dies');
+    graceful();
+    settled($old, !!1);
+    all_ok($halves, 'every connection goes on');
+    unlike(substr($h->error_log, $from), qr/cannot hand its connections over/, 'nothing false is said of it');
+    is($h->check, 'clean', 'the store is clean');
 };
 
 subtest 'the old one dies when all have arrived' => sub {
@@ -156,6 +168,31 @@ subtest 'the old one dies when all have arrived' => sub {
     log_has($from, qr/repaired the store/, 'the store was repaired beside them');
     is($h->check, 'clean', 'and is clean');
     is($h->value('RepairedItems'), 0, 'no session was dropped');
+};
+
+subtest 'the new one hangs, and clients of the old one are served to their end' => sub {
+    my ($old, $from) = ($h->sessiond_pid, length $h->error_log);
+    my $halves = Sessiond::Test::Halves->new($h->port, kinds => ['storer'], count => 2);
+    fault('taker-stops');
+    graceful();
+    log_has($from, qr/came to nothing: this one goes on/, 'the old one goes on');
+    my $began = now();
+    all_ok($halves, 'a store is acknowledged, and its connection ends');
+    cmp_ok(now() - $began, '<', 20, sprintf 'before the parent kills the one that hangs: after %.1f s', now() - $began);
+    is(($h->graceful)[0], 0, 'graceful');
+    isnt($h->sessiond_pid, $old, 'the next one takes over');
+};
+
+subtest 'a restart while the store is checked' => sub {
+    my ($old, $halves, $from) = ($h->sessiond_pid, Sessiond::Test::Halves->new($h->port), length $h->error_log);
+    fault('slow-check', 9);
+    kill USR2 => $old;
+    $h->wait_for(sub { $h->value('LastCheck') eq 'running' }, 30, 'the check');
+    is(($h->graceful)[0], 0, 'graceful');
+    isnt($h->sessiond_pid, $old, 'another process');
+    all_ok($halves, 'every connection goes on');
+    unlike(substr($h->error_log, $from), qr/process $old did not/, 'it was not killed for that');
+    is($h->check, 'clean', 'the store is clean');
 };
 
 subtest 'the old one hangs' => sub {
@@ -174,5 +211,18 @@ subtest 'the old one hangs' => sub {
 };
 
 is($h->value('Respawns'), 0, 'nobody had to be respawned by the parent');
+
+# Processes that cannot start are begun later and later; the restart that mends it
+# does not wait for that.
+subtest 'a crash loop that a restart mends' => sub {
+    fault('no-eventfd');
+    $h->kill_sessiond;
+    $h->wait_for(sub { $h->value('Respawns') >= 8 }, 60, 'a delay of some seconds');
+    unlink "$faults/no-eventfd";
+    my $from = length $h->error_log;
+    is(($h->graceful)[0], 0, 'graceful');
+    is(($c->fetch('before'))[1], 'data', 'it serves');
+    unlike(substr($h->error_log, $from), qr/killing it/, 'and nobody had to be killed for it');
+};
 $h->finish;
 done_testing;

@@ -12,7 +12,7 @@ use Test::More;
 use Sessiond::Test::Httpd  ();
 use Sessiond::Test::Client qw(frame_write);
 use Sessiond::Test::Halves ();
-use Sessiond::Test::Net    qw(is_alive);
+use Sessiond::Test::Net    qw(is_alive nap);
 
 for my $mpm (qw(event prefork)) {
     my $h = Sessiond::Test::Httpd->new(name => 'handover_versions', mpm => $mpm, config => <<'END')->start;
@@ -105,6 +105,28 @@ END
         is(($c->fetch($_))[1], 'data', "the session \"$_\" is there") for qw(before between);
     };
     is($h->value('Respawns'), 0, "$mpm: nothing had to be respawned");
+
+    # The newer one waits for three seconds only to hear that it is still wanted.
+    subtest "$mpm: who is given up, and who is not" => sub {
+        $change->('newer');
+        my $idle = Sessiond::Test::Client->new($h->port);
+        is(($idle->hello)[0], 'ok', 'a connection');
+        my $old = $h->sessiond_pid;
+        $change->('layout', wait => 0);    # does not become ready
+        ok($h->eventually(sub { $h->error_log =~ qr/.*session process $old goes on serving/s }), 'the old process goes on');
+        nap(4.5);
+        ok(is_alive($old), 'and is not given up for it');    # the page is of the other version's board
+        is(($idle->hello)[0], 'ok', 'its connection lives');
+        is(($c->fetch('before'))[1], 'data', 'it serves');
+        $change->('newer');
+        is(($idle->hello)[0], 'ok', 'and hands over');
+        # and now the module goes
+        $h->{module} = undef;
+        $h->reconfigure('');
+        is(($h->graceful(wait => 0))[0], 0, 'a restart without the module');
+        ok($h->eventually(sub { $c->open eq 'refused' }), 'ends the service after a while');
+        like($h->error_log, qr/no longer loaded/, 'and the log says so');
+    };
     $h->finish;
 }
 done_testing;

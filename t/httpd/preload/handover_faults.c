@@ -8,24 +8,28 @@
  *   no-eventfd     eventfd() fails: a new process does not become ready
  *   giver-dies N   the old process is killed when it is to send its Nth packet of
  *                  descriptors
+ *   all-dies       ... when it has said that all has been sent
  *   done-dies      ... when it is to say that it has left the store
  *   taker-dies     the new one is killed when it is to say that it has taken all
  *   taker-stops    ... stopped
+ *   taken-slow N   it says so N ms late
+ *   slow-check N   a check of the store takes N seconds
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { TAKEN = 4, DONE = 5 }; /* handover.h */
+enum { ALL = 3, TAKEN = 4, DONE = 5 }; /* handover.h */
 
 /* The number in a fault's file; 0 = no such fault. */
 static int fault(const char *name, bool once)
@@ -63,20 +67,28 @@ int eventfd(unsigned int count, int flags)
     return (int)syscall(SYS_eventfd2, count, flags);
 }
 
-ssize_t send(int fd, const void *bytes, size_t len, int flags)
+static bool is_packet(const struct msghdr *msg, uint32_t kind)
 {
-    if (len == 8 && kind_of(bytes, len) == TAKEN) {
-        if (fault("taker-dies", true))
-            (void)raise(SIGKILL);
-        if (fault("taker-stops", true))
-            (void)raise(SIGSTOP);
-    }
-    return syscall(SYS_sendto, fd, bytes, len, flags, NULL, 0);
+    return msg->msg_iovlen == 1 && msg->msg_controllen == 0
+           && kind_of(msg->msg_iov->iov_base, msg->msg_iov->iov_len) == kind;
+}
+
+static void at_taken(void)
+{
+    int ms = fault("taken-slow", true);
+
+    if (ms > 0)
+        (void)usleep((unsigned)ms * 1000);
+    if (fault("taker-dies", true))
+        (void)raise(SIGKILL);
+    if (fault("taker-stops", true))
+        (void)raise(SIGSTOP);
 }
 
 ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
     static int packets;
+    ssize_t sent;
 
     if (msg->msg_controllen > 0 && msg->msg_iov->iov_len >= 8) { /* a request for a hand-over is shorter */
         int n = fault("giver-dies", false);
@@ -84,8 +96,31 @@ ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
         if (n > 0 && ++packets == n && fault("giver-dies", true))
             (void)raise(SIGKILL);
     }
-    else if (msg->msg_iovlen == 1 && kind_of(msg->msg_iov->iov_base, msg->msg_iov->iov_len) == DONE
-             && fault("done-dies", true))
+    if (is_packet(msg, DONE) && fault("done-dies", true))
         (void)raise(SIGKILL);
-    return syscall(SYS_sendmsg, fd, msg, flags);
+    if (is_packet(msg, TAKEN))
+        at_taken();
+    sent = syscall(SYS_sendmsg, fd, msg, flags);
+    if (is_packet(msg, ALL) && fault("all-dies", true))
+        (void)raise(SIGKILL);
+    return sent;
+}
+
+/* The check of the store is walked by a thread that is joined a second at a time. */
+int pthread_clockjoin_np(pthread_t thread, void **result, clockid_t clock, const struct timespec *until)
+{
+    static int (*real)(pthread_t, void **, clockid_t, const struct timespec *);
+    static int left = -1;
+
+    if (left < 0)
+        left = fault("slow-check", true);
+    if (left > 0) {
+        left--;
+        (void)usleep(1000000);
+        return ETIMEDOUT;
+    }
+    left = -1;
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "pthread_clockjoin_np");
+    return real(thread, result, clock, until);
 }

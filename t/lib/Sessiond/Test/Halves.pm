@@ -11,7 +11,7 @@ use Sessiond::Test::Client qw(frame_store frame_fetch frame_get frame_write);
 use Sessiond::Test::Load   qw(make_value);
 
 # A great value is more than the kernel's buffers take, so that its reply stalls.
-use constant { VALUE => 50_000, GREAT => 8_000_000, BEGUN => 250_000 };
+use constant { VALUE => 50_000, GREAT => 8_000_000, BEGUN => 250_000, MANY => 9000 };
 
 my %BEGIN = (
     idle => sub ($c, $key) { return $c->hello },
@@ -32,6 +32,12 @@ my %BEGIN = (
         $c->open;
         $c->send(substr $frame, 0, VALUE / 2, '');
         return $frame;
+    },
+    # More requests than one read takes wait behind a reply that stalls.
+    pipeliner => sub ($c, $key) {
+        $c->hello;
+        $c->send(frame_get($key) . frame_get('nobody') x MANY);
+        return ($c->read_exactly(BEGUN))[1];
     },
     getter => sub ($c, $key) {
         $c->hello;
@@ -57,6 +63,11 @@ my %END = (
         my ($outcome, $rest) = $c->read_exactly(13 + GREAT - length $head);
         return _same($outcome, substr($head . ($rest // ''), 13), make_value($key, 1, GREAT));
     },
+    pipeliner => sub ($c, $key, $head) {
+        my ($outcome, $rest) = $c->read_exactly(13 + GREAT - length $head);
+        my $same = _same($outcome, substr($head . ($rest // ''), 13), make_value($key, 1, GREAT));
+        return $same eq 'ok' ? _same($c->read_exactly(5 * MANY), "N\0\0\0\0" x MANY) : $same;
+    },
     fetcher => sub ($c, $key, $head) {
         my ($outcome, $rest) = $c->read_all;
         return _same($outcome, $head . $rest, make_value($key, 1, GREAT));
@@ -76,10 +87,10 @@ $END{writer} = $END{head} = sub ($c, $key, $rest) {
 sub new ($class, $addr, %opt) {
     my $self = bless { addr => $addr, kinds => [sort keys %BEGIN], count => 1, name => 'half', %opt, held => [] }, $class;
     my $great = "$self->{name}-great";
-    Sessiond::Test::Client->new($addr)->store($great, make_value($great, 1, GREAT)) if grep { /getter|fetcher/ } @{ $self->{kinds} };
+    Sessiond::Test::Client->new($addr)->store($great, make_value($great, 1, GREAT)) if grep { /getter|fetcher|pipeliner/ } @{ $self->{kinds} };
     for my $n (1 .. $self->{count}) {
         for my $kind (@{ $self->{kinds} }) {
-            my $reads = $kind =~ /getter|fetcher/;
+            my $reads = $kind =~ /getter|fetcher|pipeliner/;
             my $key = $reads ? $great : "$self->{name}-$kind-$n";
             my $c = Sessiond::Test::Client->new($addr, timeout => 60,
                 $reads ? (receive => 16_384) : ());

@@ -59,6 +59,15 @@ sub httpd_binary ($class = undef) {
     return $binary;
 }
 
+my $scratch;
+
+# A path for a file that goes with the test.
+sub scratch ($class, $name) {
+    $scratch //= File::Temp->newdir('sessiond-XXXXXX', TMPDIR => 1);
+    chmod 0755, $scratch;
+    return "$scratch/" . $name =~ s/\W+/-/gr;
+}
+
 # Another one from now on: a wrapper around it.
 sub use_binary ($class, $path) {
     $binary = $path;

@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_extended_parse.c: the heads of P, G and W. Each verdict is judged by the
+ * fuzz_extended_parse.c: the heads of the extended frames. Each verdict is judged by the
  * sentences of doc/protocol.md, read anew here, not by the parser's code. What
  * is hard is a bad frame whose end is known: what is passed over must end where
  * the frame ends, or the rest of the connection is read as rubbish.
  */
 #include "head.h"
 
-/* The fields of a G or W, as far as they have come. */
+/* The fields of any frame but P, as far as they have come. */
 typedef struct fields {
-    uint32_t fixed, key_len, data_len, ttl;
+    uint32_t fixed, key_len, data_len, ttl, wait;
 } fields_t;
+
+static bool is_op(uint8_t byte)
+{
+    return byte != 0 && strchr("PGWLTUR", byte);
+}
 
 static bool is_key_byte(uint8_t byte)
 {
@@ -19,16 +24,22 @@ static bool is_key_byte(uint8_t byte)
 
 static fields_t fields_of(const uint8_t *in, size_t n)
 {
-    fields_t f = { 5, 0, 0, 0 };
+    fields_t f = { 5, 0, 0, 0, 0 };
 
     if (in[0] == 'W')
         f.fixed = 21;
+    if (in[0] == 'L' || in[0] == 'T')
+        f.fixed = 9;
     if (n >= 5)
         f.key_len = sd_get32(in + 1);
     if (n >= 21 && in[0] == 'W') {
         f.data_len = sd_get32(in + 5);
         f.ttl = sd_get32(in + 9);
     }
+    if (n >= 9 && in[0] == 'L')
+        f.wait = sd_get32(in + 5);
+    if (n >= 9 && in[0] == 'T')
+        f.ttl = sd_get32(in + 5);
     return f;
 }
 
@@ -42,13 +53,16 @@ static void judge_bad(const sd_request_t *r, const uint8_t *in, size_t n, uint64
     }
     switch (r->fault) {
     case SD_FAULT_UNKNOWN:
-        must(!r->known && in[0] != 'P' && in[0] != 'G' && in[0] != 'W');
+        must(!r->known && !is_op(in[0]));
         break;
     case SD_FAULT_OVERSIZE:
         must(!r->known && (uint64_t)f.key_len + f.data_len > max_size);
         break;
     case SD_FAULT_TTL:
         must(r->known && f.ttl > 30u * 24 * 3600);
+        break;
+    case SD_FAULT_WAIT:
+        must(r->known && f.wait > 600000);
         break;
     case SD_FAULT_KEY:
         must(r->known);
@@ -70,9 +84,10 @@ static void judge_done(const sd_request_t *r, const uint8_t *in, size_t n, uint6
         must(memcmp(&r->version, in + 1, 8) == 0);
         return;
     }
-    must(in[0] == 'G' || in[0] == 'W');
+    must(is_op(in[0]));
     must(r->key_len == f.key_len && f.key_len >= 1 && f.key_len <= 250);
     must(r->data_len == f.data_len && r->ttl == f.ttl && f.ttl <= 30u * 24 * 3600);
+    must(r->wait_ms == f.wait && f.wait <= 600000);
     must((uint64_t)f.key_len + f.data_len <= max_size);
     must(r->head_len == f.fixed + f.key_len);
     must(memcmp(r->key, in + f.fixed, r->key_len) == 0);

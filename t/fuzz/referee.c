@@ -12,7 +12,7 @@
 /* A frame as the document lays it out. */
 typedef struct frame {
     uint8_t op;
-    uint32_t fixed, key_len, data_len, ttl;
+    uint32_t fixed, key_len, data_len, ttl, wait;
     uint64_t version;
     const uint8_t *key, *data;
     uint64_t total;
@@ -78,6 +78,11 @@ static void must_be_evicted(referee_t *r, entry_t *e)
     e->present = false;
 }
 
+static uint64_t expiry_of(const referee_t *r, const frame_t *f)
+{
+    return r->now + (f->ttl ? (uint64_t)f->ttl * 1000 : r->limits->expiration_ms);
+}
+
 static void keep(referee_t *r, const frame_t *f, uint64_t version)
 {
     entry_t *e = entry_of(r, f);
@@ -88,7 +93,7 @@ static void keep(referee_t *r, const frame_t *f, uint64_t version)
     memcpy(e->data, f->data, f->data_len);
     e->len = f->data_len;
     e->version = version;
-    e->expiry = r->now + (f->ttl ? (uint64_t)f->ttl * 1000 : r->limits->expiration_ms);
+    e->expiry = expiry_of(r, f);
     e->present = true;
 }
 
@@ -112,11 +117,16 @@ static bool is_plain(uint8_t op)
     return op == 'S' || op == 'F' || op == 'D';
 }
 
+static bool is_extended(uint8_t op)
+{
+    return op != 0 && strchr("PGWLTUR", op);
+}
+
 /* Takes the fields that have come. False: more of the fixed part is to come. */
 static bool take_fields(frame_t *f, const uint8_t *in, size_t n)
 {
     f->op = in[0];
-    f->fixed = f->op == 'W' ? 21 : f->op == 'S' || f->op == 'P' ? 9 : 5;
+    f->fixed = f->op == 'W' ? 21 : f->op != 0 && strchr("SPLT", f->op) ? 9 : 5;
     if (f->op != 'P' && n >= 5)
         f->key_len = sd_get32(in + 1);
     if (n < f->fixed)
@@ -127,6 +137,10 @@ static bool take_fields(frame_t *f, const uint8_t *in, size_t n)
         f->ttl = sd_get32(in + 9);
         f->version = sd_get64(in + 13);
     }
+    if (f->op == 'L')
+        f->wait = sd_get32(in + 5);
+    if (f->op == 'T')
+        f->ttl = sd_get32(in + 5);
     f->key = in + f->fixed;
     f->data = f->key + f->key_len;
     f->total = (uint64_t)f->fixed + f->key_len + f->data_len;
@@ -156,7 +170,7 @@ static kind_t read_extended(const referee_t *r, frame_t *f, const uint8_t *in, s
 {
     bool whole = take_fields(f, in, n), good;
 
-    if (f->op != 'P' && f->op != 'G' && f->op != 'W')
+    if (!is_extended(f->op))
         return HOPELESS;
     if (f->op != 'P' && n >= 5 && f->key_len > r->limits->max_size)
         return HOPELESS;
@@ -168,7 +182,8 @@ static kind_t read_extended(const referee_t *r, frame_t *f, const uint8_t *in, s
         return HOPELESS;
     if (n < f->total)
         return INCOMPLETE;
-    good = f->key_len >= 1 && f->key_len <= 250 && f->ttl <= 30u * 24 * 3600 && is_key(f, false);
+    good = f->key_len >= 1 && f->key_len <= 250 && f->ttl <= 30u * 24 * 3600 && f->wait <= 600000
+           && is_key(f, false);
     return good ? GOOD : REJECTED;
 }
 
@@ -179,7 +194,7 @@ static kind_t read_frame(const referee_t *r, frame_t *f)
     memset(f, 0, sizeof *f);
     if (is_plain(first))
         return read_plain(r, f, r->sent, r->sent_len);
-    if (!r->persistent && (first == '\0' || !strchr("PGWLTUR", first)))
+    if (!r->persistent && !is_extended(first))
         return SILENT;
     return read_extended(r, f, r->sent, r->sent_len);
 }
@@ -268,9 +283,96 @@ static void judge_get(referee_t *r, const frame_t *f)
     r->seen.get_hits++;
 }
 
+/* ---- locks ---- */
+
+/* Gives up what this connection holds of a key. True: it held it. */
+static bool unlock(referee_t *r, entry_t *e)
+{
+    if (!e->locked)
+        return false;
+    e->locked = false;
+    r->locks--;
+    return true;
+}
+
+static void unlock_all(referee_t *r)
+{
+    uint32_t i;
+
+    for (i = 0; i < r->entries && r->locks > 0; i++)
+        unlock(r, &r->entry[i]);
+    must(r->locks == 0);
+}
+
+/* Nobody else is there: a lock is had at once, whatever the wait. */
+static void judge_lock(referee_t *r, const frame_t *f)
+{
+    entry_t *e = entry_of(r, f);
+
+    if (!e->locked && r->locks == REFEREE_LOCKS) {
+        take_error(r);
+        r->seen.bad_requests++;
+        return;
+    }
+    if (!e->locked) {
+        e->locked = true;
+        r->locks++;
+        r->seen.lock_grants++;
+    }
+    judge_get(r, f);
+}
+
+static void judge_touch(referee_t *r, const frame_t *f)
+{
+    entry_t *e = entry_of(r, f);
+
+    unlock(r, e);
+    if (status_of(r) == 'N') {
+        take_empty(r, 'N');
+        r->seen.touch_misses++;
+        if (is_live(r, e))
+            must_be_evicted(r, e);
+        return;
+    }
+    take_empty(r, 'K');
+    must(is_live(r, e));
+    e->expiry = expiry_of(r, f);
+    r->seen.touches++;
+}
+
+static void judge_unlock(referee_t *r, const frame_t *f)
+{
+    bool held = unlock(r, entry_of(r, f));
+
+    take_empty(r, held ? 'K' : 'N');
+    r->seen.unlocks += held;
+    r->seen.unlock_misses += !held;
+}
+
+static void judge_remove(referee_t *r, const frame_t *f)
+{
+    entry_t *e = entry_of(r, f);
+
+    unlock(r, e);
+    if (status_of(r) == 'N') {
+        take_empty(r, 'N');
+        r->seen.remove_misses++;
+        if (is_live(r, e))
+            must_be_evicted(r, e);
+        return;
+    }
+    take_empty(r, 'K');
+    must(is_live(r, e));
+    e->present = false;
+    r->seen.removes++;
+}
+
+/* The holder's version is not looked at. What is refused for want of memory keeps
+ * the lock. */
 static void judge_write(referee_t *r, const frame_t *f)
 {
     entry_t *e = entry_of(r, f);
+    uint64_t asked = e->locked ? SD_VERSION_ANY : f->version;
     uint64_t there = is_live(r, e) ? e->version : SD_VERSION_ABSENT, version;
     uint8_t status = status_of(r);
     uint32_t len;
@@ -279,22 +381,23 @@ static void judge_write(referee_t *r, const frame_t *f)
         take_refusal(r);
         return;
     }
-    if (there != SD_VERSION_ABSENT && (status == 'B' ? f->version == there : f->version == 0)) {
+    if (there != SD_VERSION_ABSENT && (status == 'B' ? asked == there : asked == 0)) {
         must_be_evicted(r, e);
         there = SD_VERSION_ABSENT;
     }
     if (status == 'B') {
         take_empty(r, 'B');
-        must(f->version != SD_VERSION_ANY && f->version != there);
+        must(asked != SD_VERSION_ANY && asked != there);
         r->seen.writes_fenced++;
         return;
     }
     version = sd_get64(take_frame(r, 'K', &len));
     must(len == 8);
-    must(f->version == SD_VERSION_ANY || f->version == there);
+    must(asked == SD_VERSION_ANY || asked == there);
     must(version > r->last_version);
     r->last_version = version;
     r->seen.writes++;
+    unlock(r, e);
     keep(r, f, version);
 }
 
@@ -347,7 +450,7 @@ static void judge_delete(referee_t *r, const frame_t *f)
 static void count_bad(referee_t *r, const frame_t *f)
 {
     uint64_t max = r->limits->max_size;
-    bool ours = is_plain(f->op) || f->op == 'G' || f->op == 'W';
+    bool ours = is_plain(f->op) || (is_extended(f->op) && f->op != 'P');
     bool bad_key = is_plain(f->op) && f->key_len <= max && (f->key_len < 1 || f->key_len > 255);
 
     if (ours && !bad_key && (uint64_t)f->key_len + f->data_len > max)
@@ -370,9 +473,22 @@ static sd_after_t judge_good(referee_t *r, const frame_t *f)
         return SD_AFTER_CLOSE;
     case 'P':
         judge_hello(r);
+        unlock_all(r);
         return SD_AFTER_KEEP;
     case 'G':
         judge_get(r, f);
+        return SD_AFTER_KEEP;
+    case 'L':
+        judge_lock(r, f);
+        return SD_AFTER_KEEP;
+    case 'T':
+        judge_touch(r, f);
+        return SD_AFTER_KEEP;
+    case 'U':
+        judge_unlock(r, f);
+        return SD_AFTER_KEEP;
+    case 'R':
+        judge_remove(r, f);
         return SD_AFTER_KEEP;
     default:
         judge_write(r, f);
@@ -404,6 +520,7 @@ static sd_after_t judge_frame(referee_t *r, kind_t kind, const frame_t *f)
 
 void referee_hang_up(referee_t *r)
 {
+    unlock_all(r);
     r->sent_len = 0;
     r->persistent = false;
 }
@@ -414,9 +531,10 @@ static void judge_unfinished(referee_t *r, const frame_t *f, const client_t *c)
     bool plain = is_plain(f->op), in_value;
     uint64_t head = (uint64_t)f->fixed + f->key_len;
 
-    /* a key that is bad by its length, or a lifetime, is known before the key has come */
+    /* a key that is bad by its length, a lifetime or a wait is known before the key has come */
     in_value = f->key && (r->sent_len >= head
-                          || (!plain && (f->key_len == 0 || f->key_len > 250 || f->ttl > SD_TTL_MAX)));
+                          || (!plain && (f->key_len == 0 || f->key_len > 250 || f->ttl > SD_TTL_MAX
+                                     || f->wait > SD_WAIT_MAX)));
     must(sd_wire_is_idle(&c->wire) == !in_value);
     must(sd_wire_wanted(&c->wire) == (in_value ? f->total - r->sent_len : 0));
     must(c->kept_len == (in_value ? 0 : r->sent_len));
@@ -463,6 +581,7 @@ void referee_judge(referee_t *r, const uint8_t *sent, size_t n, const outcome_t 
         referee_hang_up(r);
     else
         must(c->wire.persistent == r->persistent);
+    must(atomic_load(&r->counters->locks_held) == r->locks);
 }
 
 /* ---- the end ---- */
@@ -507,6 +626,19 @@ void referee_judge_end(referee_t *r, fixture_t *f)
     SAME(get_misses);
     SAME(writes);
     SAME(writes_fenced);
+    SAME(touches);
+    SAME(touch_misses);
+    SAME(removes);
+    SAME(remove_misses);
+    SAME(removes_fenced);
+    SAME(unlocks);
+    SAME(unlock_misses);
+    SAME(locks_held);
+    SAME(lock_waiters);
+    SAME(lock_grants);
+    SAME(lock_waits);
+    SAME(lock_timeouts);
+    SAME(leases_ended);
     SAME(bad_requests);
     SAME(oversized_requests);
     SAME(refused_full);

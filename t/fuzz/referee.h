@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * referee.h: judges conversations by doc/protocol.md. It reads the frames that
- * a client sent in a way of its own, keeps a plain table of what must be stored,
- * and holds each byte that came back against it. Where memory was short it
+ * a client sent in a way of its own, keeps a plain table of what must be stored
+ * and locked, and holds each byte that came back against it. Where memory was short it
  * takes what the document allows: a refusal that was counted, and with
  * "SessiondWhenFull evict" sessions that are gone, as many as were evicted.
  */
@@ -11,7 +11,7 @@
 
 #include "client.h"
 
-enum { REFEREE_ENTRIES = 1024 };
+enum { REFEREE_ENTRIES = 1280, REFEREE_LOCKS = 64 };
 
 typedef struct entry {
     uint8_t key[SD_KEY_MAX];
@@ -19,6 +19,7 @@ typedef struct entry {
     uint64_t version, expiry;
     uint32_t key_len, len;
     bool present; /* live unless its expiry has come */
+    bool locked;  /* by this connection */
 } entry_t;
 
 typedef struct referee {
@@ -30,6 +31,7 @@ typedef struct referee {
     uint64_t last_version, gone; /* gone: evictions that were noticed */
     entry_t *entry;
     uint32_t entries;
+    uint32_t locks; /* entries that are locked */
 
     uint8_t sent[CLIENT_SENT_MAX]; /* on this connection, from the first frame not answered on */
     size_t sent_len;

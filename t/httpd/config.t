@@ -63,7 +63,7 @@ refused('SessiondMaxSize 1E',    '1E',  qr/\bK\b.*\bM\b.*\bG\b/s);
 refused("SessiondMemory 16M\nSessiondMaxSize 32M", '', qr/(?:\b32 ?M|33554432).*(?:\b16 ?M|16777216)/s,
     'SessiondMaxSize above SessiondMemory');
 
-for my $directive (qw(SessiondExpiration SessiondTimeout SessiondIdleTimeout)) {
+for my $directive (qw(SessiondExpiration SessiondTimeout SessiondIdleTimeout SessiondLockTimeout)) {
     refused("$directive -5",   '-5',   $number);
     refused("$directive 0",    '0',    $number);
     refused("$directive soon", 'soon', qr/number|seconds|\d/);
@@ -76,6 +76,7 @@ for my $directive (qw(SessiondMaxConnections SessiondBacklog SessiondThreads)) {
     refused("$directive many", 'many', qr/number|\d/);
     refused("$directive 99999999999", '99999999999', $number);
 }
+refused('SessiondLockTimeout 86401', '86401', qr/\b1\b.*\b86400\b/s);
 refused('SessiondWhenFull maybe', 'maybe', qr/refuse.*evict|evict.*refuse/s);
 
 refused('SessiondAllow 300.1.2.3',   '300.1.2.3',   qr/address/i);
@@ -90,14 +91,15 @@ my @right = (
     "SessiondListen unix:%ROOT%/s.sock", "SessiondListen unix:%ROOT%/t.sock 0600",
     'SessiondAllow 192.168.0.0/24', 'SessiondAllow 10.1.2.3 fd00::/8 ::1 10.0.0.0/8', 'SessiondAllow all',
     'SessiondMemory 16M', 'SessiondMaxSize 4M', 'SessiondExpiration 1440', 'SessiondTimeout 30',
-    'SessiondIdleTimeout 600', 'SessiondMaxConnections 500', 'SessiondBacklog 128', 'SessiondThreads 2',
+    'SessiondIdleTimeout 600', 'SessiondLockTimeout 30', 'SessiondMaxConnections 500', 'SessiondBacklog 128', 'SessiondThreads 2',
     'SessiondWhenFull refuse',
 );
 push @right, 'SessiondListen [::1]:%PORT3%' if has_ipv6();
 
 subtest 'right directives' => sub {
     for my $line (@right, 'SessiondMemory 65536K', 'SessiondMemory 1G', 'SessiondMemory 67108864',
-        'SessiondMaxSize 512K', 'SessiondWhenFull evict', 'SessiondExpiration 1') {
+        'SessiondMaxSize 512K', 'SessiondWhenFull evict', 'SessiondExpiration 1',
+        'SessiondLockTimeout 1', 'SessiondLockTimeout 86400') {
         my ($status, $output) = $h->reconfigure("$line\n")->configtest;
         is($status, 0, $line) or diag $output;
     }

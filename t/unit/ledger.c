@@ -223,6 +223,21 @@ static const char *change_own(ledger_worker_t *w, uint32_t i)
     return NULL;
 }
 
+/* A touch is no operation of the ledger's: it must leave what is there. The expiry
+ * comes a little later or earlier than the one before. */
+static const char *touch_own(ledger_worker_t *w, uint32_t i)
+{
+    ledger_t *l = w->ledger;
+    uint64_t done = l->own[w->number][i].done;
+    test_key_t key = own_key(w->number, i);
+    sd_status_t status = sd_store_touch(w->lane, key.bytes, key.len,
+                                        w->now + LEDGER_LIVE + l->operations * 7 % 1000, w->now);
+
+    if (l->own[w->number][i].begun == done && effect_of(w->number, i, done, w->now).present != (status == SD_OK))
+        return "a touch missed a value, or met none";
+    return NULL;
+}
+
 static const char *store_shared(ledger_worker_t *w, uint32_t i)
 {
     unsigned char bytes[SHARED_MAX];
@@ -287,6 +302,8 @@ const char *ledger_operate(ledger_worker_t *w)
     case 6:
         if (dice_below(&w->dice, 8) == 0)
             wrong = ledger_examine_own(w->ledger, w->lane, w->number, w->now);
+        else
+            wrong = touch_own(w, i);
         break;
     default:
         wrong = change_own(w, i);

@@ -48,7 +48,7 @@ static inline sd_parse_t parse(parse_t *p, const void *bytes, size_t n)
 static inline bool same_request(const sd_request_t *a, const sd_request_t *b)
 {
     return a->version == b->version && a->key_len == b->key_len && a->data_len == b->data_len
-           && a->ttl == b->ttl && a->head_len == b->head_len && a->skip == b->skip
+           && a->ttl == b->ttl && a->wait_ms == b->wait_ms && a->head_len == b->head_len && a->skip == b->skip
            && a->fault == b->fault && a->op == b->op && a->known == b->known;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_extended_parse.c: heads of P, G and W. Beside what holds for every
+ * test_extended_parse.c: heads of all extended frames. Beside what holds for every
  * parser: a bad frame whose end is known says where that is, so that the next
  * one is found; one whose end is not known never claims it.
  */
@@ -12,7 +12,8 @@ typedef struct frame {
     size_t len, fixed;
 } frame_t;
 
-/* `key_len` bytes of key follow, all 'k'; none if that is too many. */
+/* `key_len` bytes of key follow, all 'k'; none if that is too many. L has its wait
+ * where T has its lifetime. */
 static frame_t frame(char op, uint32_t key_len, uint32_t data_len, uint32_t ttl, uint64_t version)
 {
     frame_t f = { { (uint8_t)op }, 5, 5 };
@@ -23,6 +24,10 @@ static frame_t frame(char op, uint32_t key_len, uint32_t data_len, uint32_t ttl,
         sd_put32(f.bytes + 9, ttl);
         sd_put64(f.bytes + 13, version);
         f.len = f.fixed = 21;
+    }
+    if (op == 'L' || op == 'T') {
+        sd_put32(f.bytes + 5, ttl);
+        f.len = f.fixed = 9;
     }
     if (key_len <= 300) {
         memset(f.bytes + f.len, 'k', key_len);
@@ -89,9 +94,41 @@ static void complete_heads(void **state)
     parse_close(&p);
 }
 
+/* L, T, U and R: what stands in their number, and nowhere else. */
+static void complete_heads_of_locks(void **state)
+{
+    static const uint32_t lengths[] = { 1, 2, 32, 249, 250 };
+    static const struct {
+        char op;
+        uint32_t number;
+    } frames[] = { { 'L', 0 }, { 'L', 1 }, { 'L', 599999 }, { 'L', SD_WAIT_MAX }, { 'T', 0 },
+                   { 'T', 1 }, { 'T', 1800 }, { 'T', SD_TTL_MAX }, { 'U', 0 },    { 'R', 0 } };
+    parse_t p;
+    size_t i, k, took;
+
+    (void)state;
+    parse_open(&p, &sd_extended, 1 << 20);
+    for (i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
+        for (k = 0; k < sizeof frames / sizeof frames[0]; k++) {
+            frame_t f = frame(frames[k].op, lengths[i], 0, frames[k].number, 0);
+
+            memcpy(f.bytes + f.len, "and what follows", 16);
+            assert_int_equal(parse_growing(&p, f.bytes, f.len + 16, &took), SD_PARSE_DONE);
+            assert_int_equal(took, f.len);
+            assert_int_equal(p.request.op, frames[k].op);
+            assert_int_equal(p.request.key_len, lengths[i]);
+            assert_int_equal(p.request.data_len, 0);
+            assert_int_equal(p.request.head_len, f.fixed + lengths[i]);
+            assert_int_equal(p.request.version, 0);
+            assert_int_equal(p.request.wait_ms, frames[k].op == 'L' ? frames[k].number : 0);
+            assert_int_equal(p.request.ttl, frames[k].op == 'T' ? frames[k].number : 0);
+        }
+    parse_close(&p);
+}
+
 static void every_byte_in_a_key(void **state)
 {
-    static const char ops[] = "GW";
+    static const char ops[] = "GWLTUR";
     parse_t p;
     size_t o, took, at;
     unsigned byte;
@@ -139,7 +176,7 @@ static void bad_key_lengths_have_a_known_end(void **state)
 {
     static const uint32_t lengths[] = { 0, 251, 255, 256, 1000, 0x10001, (1 << 20) - 100 };
     parse_t p;
-    size_t i;
+    size_t i, k;
 
     (void)state;
     parse_open(&p, &sd_extended, 1 << 20);
@@ -151,6 +188,13 @@ static void bad_key_lengths_have_a_known_end(void **state)
         /* and a lifetime too long does not change that */
         w = frame('W', lengths[i], 100, 0xffffffff, 0);
         expect(&p, &w, SD_FAULT_KEY, 21, UINT64_C(121) + lengths[i]);
+        for (k = 0; k < 4; k++) {
+            frame_t f = frame("LTUR"[k], lengths[i], 0, 0, 0);
+
+            expect(&p, &f, SD_FAULT_KEY, f.fixed, (uint64_t)f.fixed + lengths[i]);
+            f = frame("LTUR"[k], lengths[i], 0, 0xffffffff, 0);
+            expect(&p, &f, SD_FAULT_KEY, f.fixed, (uint64_t)f.fixed + lengths[i]);
+        }
     }
     parse_close(&p);
 }
@@ -167,6 +211,25 @@ static void lifetimes(void **state)
         frame_t f = frame('W', 10, 100, bad[i], 0);
 
         expect(&p, &f, SD_FAULT_TTL, 21, 131);
+        f = frame('T', 10, 0, bad[i], 0);
+        expect(&p, &f, SD_FAULT_TTL, 9, 19);
+    }
+    parse_close(&p);
+}
+
+static void waits(void **state)
+{
+    static const uint32_t bad[] = { SD_WAIT_MAX + 1, SD_TTL_MAX, 0x7fffffff, 0x80000000, 0xffffffff };
+    parse_t p;
+    size_t i;
+
+    (void)state;
+    assert_int_equal(SD_WAIT_MAX, 600000);
+    parse_open(&p, &sd_extended, 1 << 20);
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        frame_t f = frame('L', 10, 0, bad[i], 0);
+
+        expect(&p, &f, SD_FAULT_WAIT, 9, 19);
     }
     parse_close(&p);
 }
@@ -181,16 +244,19 @@ static void oversized_frames_have_no_known_end(void **state)
                  { 0, 0xffffffff },       { 1 << 20, 1 },           { 1 << 20, 0xffffffff },
                  { 251, (1 << 20) - 250 } };
     parse_t p;
-    size_t i;
+    size_t i, k;
 
     (void)state;
     parse_open(&p, &sd_extended, 1 << 20);
     for (i = 0; i < 4; i++) {
-        frame_t g = frame('G', keys[i], 0, 0, 0);
         frame_t w = frame('W', keys[i], 0xffffffff - keys[i], 0, 0);
 
-        expect(&p, &g, SD_FAULT_OVERSIZE, 5, 0);
         expect(&p, &w, SD_FAULT_OVERSIZE, 5, 0);
+        for (k = 0; k < 5; k++) {
+            frame_t f = frame("GLTUR"[k], keys[i], 0, 0, 0);
+
+            expect(&p, &f, SD_FAULT_OVERSIZE, 5, 0);
+        }
     }
     for (i = 0; i < sizeof sums / sizeof sums[0]; i++) {
         frame_t w = frame('W', sums[i].key, sums[i].data, 0, 0);
@@ -239,7 +305,7 @@ static void unknown_first_bytes(void **state)
     parse_open(&p, &sd_extended, 1 << 20);
     for (byte = 0; byte < 256; byte++) {
         uint8_t in = (uint8_t)byte;
-        bool ours = byte == 'P' || byte == 'G' || byte == 'W';
+        bool ours = byte != 0 && strchr("PGWLTUR", (int)byte);
 
         assert_int_equal(parse(&p, &in, 1), ours ? SD_PARSE_MORE : SD_PARSE_BAD);
         assert_int_equal(p.request.fault, ours ? SD_FAULT_NONE : SD_FAULT_UNKNOWN);
@@ -258,9 +324,10 @@ static void chance(void **state)
     (void)state;
     parse_open(&p, &sd_extended, 1 << 20);
     for (n = 0; n < rounds; n++) {
-        char op = "PGW"[dice_below(&dice, 3)];
+        char op = "PGWLTUR"[dice_below(&dice, 7)];
         uint32_t key_len = dice_below(&dice, 20), data_len = dice_below(&dice, 3000);
-        uint32_t ttl = dice_below(&dice, 2) ? dice_below(&dice, 2 * SD_TTL_MAX) : 0;
+        uint32_t most = op == 'L' ? SD_WAIT_MAX : SD_TTL_MAX;
+        uint32_t ttl = dice_below(&dice, 2) ? dice_below(&dice, 2 * most) : 0;
         frame_t f = frame(op, key_len, data_len, ttl, dice_roll(&dice));
         uint32_t changes = dice_below(&dice, 3);
         size_t took;
@@ -271,7 +338,7 @@ static void chance(void **state)
         switch (parse_growing(&p, f.bytes, f.len, &took)) {
         case SD_PARSE_DONE:
             assert_true((uint64_t)p.request.key_len + p.request.data_len <= p.limits.max_size);
-            assert_true(p.request.ttl <= SD_TTL_MAX);
+            assert_true(p.request.ttl <= SD_TTL_MAX && p.request.wait_ms <= SD_WAIT_MAX);
             done++;
             break;
         case SD_PARSE_BAD:
@@ -293,9 +360,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hello),
         cmocka_unit_test(complete_heads),
+        cmocka_unit_test(complete_heads_of_locks),
         cmocka_unit_test(every_byte_in_a_key),
         cmocka_unit_test(bad_key_lengths_have_a_known_end),
         cmocka_unit_test(lifetimes),
+        cmocka_unit_test(waits),
         cmocka_unit_test(oversized_frames_have_no_known_end),
         cmocka_unit_test(the_end_of_a_frame_of_8_gib),
         cmocka_unit_test(sizes_at_their_bound),

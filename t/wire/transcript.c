@@ -22,7 +22,7 @@ const char *const counter_names[SD_COUNTERS] = { SD_COUNTER_TABLE(COUNTER_NAME) 
 typedef struct frame {
     char op;
     text_t key, data, nonce;
-    uint32_t key_len, data_len, ttl;
+    uint32_t key_len, data_len, ttl, wait;
     uint64_t version;
     bool has_key_len, has_data_len;
 } frame_t;
@@ -37,6 +37,8 @@ static bool take_parameter(reader_t *r, frame_t *f)
         take_item(r, &f->nonce);
     else if (next_is(r, "ttl="))
         f->ttl = take_number32(r);
+    else if (next_is(r, "wait="))
+        f->wait = take_number32(r);
     else if (next_is(r, "version="))
         f->version = take_version(r);
     else if (next_is(r, "keylen=")) {
@@ -86,6 +88,10 @@ static void take_frame(reader_t *r, text_t *out)
             add_u32(out, f.data_len);
         else if (f.data.len > 0 || f.has_data_len)
             fail(r, "%c has no data", f.op);
+        if (f.op == 'L')
+            add_u32(out, f.wait);
+        if (f.op == 'T')
+            add_u32(out, f.ttl);
         if (f.op == 'W') {
             add_u32(out, f.ttl);
             sd_put64(version, f.version);
@@ -165,7 +171,7 @@ static void read_sent(reader_t *r)
         talk = add_step(r, STEP_TALK);
     }
     times = take_times(r);
-    if (is_letter(r, "SFDPGW"))
+    if (is_letter(r, "SFDPGWLTUR"))
         take_frame(r, &one);
     else
         take_items(r, &one);

@@ -29,8 +29,9 @@
  *                                  "fill-0" and so on, so that N blocks are
  *                                  left for new keys
  *
- *   FRAME   S|F|D|P|G|W with key= data= keylen= datalen= nonce= ttl= version=
- *           (absent, any or a number); then "+ ITEM..." for bytes behind it
+ *   FRAME   S|F|D|P|G|W|L|T|U|R with key= data= keylen= datalen= nonce= ttl=
+ *           wait= (milliseconds) version= (absent, any or a number); then
+ *           "+ ITEM..." for bytes behind it
  *   ITEM    "text" with \n \r \t \0 \" \\ \xHH | x"hex digits" | noise(N) |
  *           noise(N,SEED) | u32(N) | u64(N) | version(N) | greeting; each may
  *           be followed by *COUNT. In an answer version(?) is any version.

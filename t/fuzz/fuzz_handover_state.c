@@ -17,8 +17,12 @@ static void judge(const sd_handed_t *s, const uint8_t *in, size_t len)
     uint32_t i;
 
     must(s->transport == SD_HANDED_TCP || s->transport == SD_HANDED_UNIX);
-    must(s->doing <= SD_HANDED_LINGERING && s->after <= SD_HANDED_FULL);
+    must(s->doing <= SD_HANDED_WAITING && s->after <= SD_HANDED_PENDING);
     must(s->parts <= SD_REPLY_PARTS && (s->doing == SD_HANDED_SENDING || s->parts == 0));
+    must(s->claims <= SD_LOCKS_MOST);
+    for (i = 0; i < s->claims; i++)
+        must(s->claim[i].kind <= SD_CLAIM_LOST && s->claim[i].key_len > 0 && s->claim[i].key >= in
+             && s->claim[i].key + s->claim[i].key_len <= in + len);
     must(s->input_len <= len && (s->input_len == 0 || (s->input >= in && s->input + s->input_len <= in + len)));
     for (i = 0; i < s->parts; i++)
         must(s->part[i].value.head != 0
@@ -41,6 +45,11 @@ static void same(const sd_handed_t *a, const sd_handed_t *b)
          || memcmp(&a->wire.chain, &b->wire.chain, sizeof a->wire.chain) == 0);
     must(a->input_len == b->input_len
          && (a->input_len == 0 || memcmp(a->input, b->input, a->input_len) == 0));
+    must(a->claims == b->claims);
+    for (i = 0; i < a->claims; i++)
+        must(a->claim[i].kind == b->claim[i].kind && a->claim[i].key_len == b->claim[i].key_len
+             && a->claim[i].ticket == b->claim[i].ticket && a->claim[i].since == b->claim[i].since
+             && memcmp(a->claim[i].key, b->claim[i].key, a->claim[i].key_len) == 0);
     must(a->parts == b->parts);
     for (i = 0; i < a->parts; i++) {
         const sd_handed_part_t *p = &a->part[i], *q = &b->part[i];
@@ -54,7 +63,7 @@ static void same(const sd_handed_t *a, const sd_handed_t *b)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static sd_handed_t first, second;
-    size_t room = size + SD_HANDED_BYTES, len;
+    size_t room = 2 * size + SD_HANDED_BYTES, len;
     uint8_t *out;
 
     if (!sd_handed_unpack(data, size, &first))

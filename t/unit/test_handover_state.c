@@ -21,6 +21,8 @@ typedef struct packed {
     size_t len;
 } packed_t;
 
+static uint8_t large[SD_HANDED_BYTES + SD_LOCKS_MOST * SD_HANDED_CLAIM_BYTES];
+
 static sd_handed_t reading(void)
 {
     sd_handed_t s;
@@ -178,6 +180,51 @@ static void the_largest_fits(void **state)
     assert_in_range(p.len, 1, SD_HANDED_BYTES);
 }
 
+static void claims_to_locks(void **state)
+{
+    static const uint8_t key[255] = "k";
+    sd_handed_t s = reading(), r;
+    packed_t p;
+    guard_t g;
+    uint32_t i;
+
+    (void)state;
+    s.doing = SD_HANDED_WAITING;
+    s.claims = 3;
+    s.claim[0] = (sd_claim_state_t){ key, 1, SD_CLAIM_HELD, 1, 2, 3, 4 };
+    s.claim[1] = (sd_claim_state_t){ key, 255, SD_CLAIM_WAITING, UINT64_MAX, 6, 7, 8 };
+    s.claim[2] = (sd_claim_state_t){ key, 7, SD_CLAIM_LOST, 0, 0, 0, 0 };
+    p = pack(&s);
+    assert_true(unpack(p.bytes, p.len, &r, &g));
+    assert_int_equal(r.claims, 3);
+    for (i = 0; i < 3; i++) {
+        assert_int_equal(r.claim[i].key_len, s.claim[i].key_len);
+        assert_memory_equal(r.claim[i].key, key, s.claim[i].key_len);
+        assert_true(r.claim[i].kind == s.claim[i].kind && r.claim[i].ticket == s.claim[i].ticket
+                    && r.claim[i].asked == s.claim[i].asked && r.claim[i].until == s.claim[i].until
+                    && r.claim[i].since == s.claim[i].since);
+    }
+    guard_close(&g);
+    s.claim[2].kind = SD_CLAIM_GRANTED; /* nobody waits for two at once, */
+    p = pack(&s);
+    assert_false(unpack(p.bytes, p.len, &r, &g));
+    guard_close(&g);
+    s.claims = 1; /* nor for none */
+    p = pack(&s);
+    assert_false(unpack(p.bytes, p.len, &r, &g));
+    guard_close(&g);
+    s = sending(); /* a reply before it may still be on its way out */
+    s.after = SD_HANDED_PENDING;
+    s.claims = SD_LOCKS_MOST;
+    for (i = 0; i < SD_LOCKS_MOST; i++)
+        s.claim[i] = (sd_claim_state_t){ key, 250, i == 5 ? SD_CLAIM_WAITING : SD_CLAIM_HELD, i, i, i, i };
+    p.len = sd_handed_pack(&s, large, sizeof large);
+    assert_in_range(p.len, 1, SD_HANDED_BYTES + SD_LOCKS_MOST * SD_HANDED_CLAIM_BYTES);
+    assert_true(unpack(large, p.len, &r, &g));
+    assert_int_equal(r.claims, SD_LOCKS_MOST);
+    guard_close(&g);
+}
+
 static void other_versions(void **state)
 {
     uint8_t more[40] = { 0, 0, 0, 9 };
@@ -206,7 +253,7 @@ static void other_versions(void **state)
 
 static void what_no_connection_has(void **state)
 {
-    static const char *const wrong[] = { "\0\0\0", "\3\0\0", "\1\3\0", "\1\0\6" };
+    static const char *const wrong[] = { "\0\0\0", "\3\0\0", "\1\4\0", "\1\0\7" };
     sd_handed_t s = reading(), r;
     packed_t p;
     guard_t g;
@@ -243,6 +290,7 @@ int main(void)
         cmocka_unit_test(cut_short),
         cmocka_unit_test(no_room),
         cmocka_unit_test(the_largest_fits),
+        cmocka_unit_test(claims_to_locks),
         cmocka_unit_test(other_versions),
         cmocka_unit_test(what_no_connection_has),
     };

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -76,6 +77,35 @@ bool sd_board_make(sd_board_t **writable, const sd_board_t **readable)
     sd_board_text_set((*writable)->last_repair, "never");
     sd_board_text_set((*writable)->last_handover, "never");
     return true;
+}
+
+void sd_board_locks_set(sd_board_t *board, const sd_board_lock_t *locks, uint32_t count)
+{
+    uint32_t edition = atomic_load(&board->lock_edition) | 1;
+
+    atomic_store(&board->lock_edition, edition);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (count > 0)
+        memcpy(board->lock, locks, sizeof *locks * count);
+    atomic_store(&board->locks, count);
+    atomic_thread_fence(memory_order_seq_cst);
+    atomic_store(&board->lock_edition, edition + 1);
+}
+
+uint32_t sd_board_locks_get(const sd_board_t *board, sd_board_lock_t locks[SD_BOARD_LOCKS])
+{
+    int tries;
+
+    for (tries = 0; tries < 100; tries++) {
+        uint32_t edition = atomic_load(&board->lock_edition), count = atomic_load(&board->locks);
+
+        atomic_thread_fence(memory_order_seq_cst);
+        memcpy(locks, board->lock, sizeof *locks * SD_BOARD_LOCKS);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (edition % 2 == 0 && edition == atomic_load(&board->lock_edition))
+            return count < SD_BOARD_LOCKS ? count : SD_BOARD_LOCKS;
+    }
+    return 0;
 }
 
 void sd_board_text_copy(char *out, size_t size, const char *text)

@@ -28,6 +28,16 @@
 #endif
 #define SD_BOARD_TEXT 160
 
+#define SD_BOARD_LOCKS 16
+
+/* A session lock as the pages show it. Times as all here; 0 = nobody waits. */
+typedef struct sd_board_lock {
+    uint64_t since, oldest;
+    uint32_t waiting;
+    char key[28];    /* masked */
+    char holder[64]; /* address */
+} sd_board_lock_t;
+
 typedef enum { SD_STATE_OFF, SD_STATE_STARTING, SD_STATE_RUNNING, SD_STATE_DRAINING, SD_STATE_DOWN } sd_state_t;
 
 typedef struct sd_board {
@@ -52,6 +62,11 @@ typedef struct sd_board {
     char last_repair[SD_BOARD_TEXT];
     char last_handover[SD_BOARD_TEXT];
 
+    _Atomic uint64_t longest_lock_wait; /* ms */
+    _Atomic uint32_t lock_edition;      /* odd while the table below is being written */
+    _Atomic uint32_t locks;
+    sd_board_lock_t lock[SD_BOARD_LOCKS];
+
     _Alignas(64) sd_counters_t slot[SD_LANES_MAX];
 } sd_board_t;
 
@@ -59,6 +74,11 @@ typedef struct sd_board {
 bool sd_board_make(sd_board_t **writable, const sd_board_t **readable);
 /* Of each mapping. */
 size_t sd_board_bytes(void);
+
+/* Puts up to SD_BOARD_LOCKS locks up; and reads them. What a reader gets is of one
+ * edition; if the writer was too busy for him, or died over it, there are none. */
+void sd_board_locks_set(sd_board_t *board, const sd_board_lock_t *locks, uint32_t count);
+uint32_t sd_board_locks_get(const sd_board_t *board, sd_board_lock_t locks[SD_BOARD_LOCKS]);
 
 /* Copies a text of the board; always terminated, printable. */
 void sd_board_text_copy(char *out, size_t size, const char *text);

@@ -13,6 +13,7 @@
 
 #include "halt.h"
 #include "keeper.h"
+#include "lock_report.h"
 #include "log.h"
 #include "loop.h"
 
@@ -113,6 +114,10 @@ void sd_keeper_tick(sd_keeper_t *k, uint64_t now)
     if (now < k->next_look)
         return;
     k->next_look = now + 100;
+    if (now >= k->next_report) {
+        sd_lock_report(k->server);
+        k->next_report = now + 1000;
+    }
     sd_locks_tick(k->server->locks, now, sd_lane_counters(k->lane));
     (void)sd_store_sweep(k->lane, now, SWEEP_BUCKETS);
     look_at_memory(k, now);

@@ -23,6 +23,7 @@ typedef struct sd_keeper {
     sd_told_t full, accepts;
     uint64_t repaired_items, repaired_blocks; /* at the beginning of the repair */
     uint64_t next_look;    /* ms */
+    uint64_t next_report;  /* ms */
 } sd_keeper_t;
 
 void sd_keeper_setup(sd_keeper_t *keeper, sd_server_t *server);

@@ -418,6 +418,7 @@ static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *t
                (long)(taken->stood - taken->since), (long)(taken->sent - taken->since), (long)(received - taken->since), (long)(entered - taken->since),
                (long)(sd_clock_us() - taken->since));
     set_board(start, server);
+    sd_board_locks_set(start->board, NULL, 0);
     put_up_running(start->board);
     atomic_store(&start->board->down_since, 0); /* last: until now the pages told of the outage */
     go(server);

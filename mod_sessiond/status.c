@@ -17,6 +17,7 @@
 #include "retained.h"
 #include "server.h"
 #include "status.h"
+#include "status_locks.h"
 
 typedef struct sd_row {
     const char *key;    /* without "Sessiond" */
@@ -204,6 +205,8 @@ static bool make_report(sd_report_t *report, apr_pool_t *pool)
                atomic_load(&b->max_connections), false);
     add_number(report, "Checks", "checks", "checks of the store on request",
                atomic_load(&b->checks), true);
+    add_number(report, "LongestLockWait", "longest_lock_wait_ms", "longest wait for a session lock, milliseconds",
+               atomic_load(&b->longest_lock_wait), false);
     text = apr_palloc(pool, SD_BOARD_TEXT);
     sd_board_text_copy(text, SD_BOARD_TEXT, b->last_check);
     add_text(report, "LastCheck", "outcome of the last check", text);
@@ -227,6 +230,7 @@ static void write_auto(request_rec *r, const sd_report_t *report)
 
         ap_rprintf(r, "Sessiond%s: %s\n", row->key, row->value);
     }
+    sd_status_locks_auto(r, report->board);
 }
 
 static void write_metrics(request_rec *r, const sd_report_t *report)
@@ -257,6 +261,7 @@ static void write_table(request_rec *r, const sd_report_t *report)
                   ap_escape_html(r->pool, row->value), "</td></tr>\n", NULL);
     }
     ap_rputs("</table>\n", r);
+    sd_status_locks_table(r, report->board);
 }
 
 static const char *megabytes(apr_pool_t *pool, uint64_t bytes)

@@ -8,47 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "locks.h"
-
-#define SHARDS 64u
-#define BUCKETS 256u /* in a shard */
-
-typedef struct sd_lock sd_lock_t;
-
-struct sd_claim {
-    sd_lock_t *lock;
-    sd_lock_owner_t *owner;
-    sd_claim_t *mine;          /* next in the owner's list: the owner's thread only */
-    sd_claim_t *prev, *next;   /* in the queue: under the shard's mutex */
-    sd_claim_t *post_prev, *post_next; /* in the mailbox: under the mailbox's mutex */
-    uint64_t ticket, asked, until, since;
-    uint8_t kind;              /* HELD, WAITING or LOST: under the shard's mutex */
-    bool posted;               /* lies in the mailbox: under the mailbox's mutex */
-};
-
-struct sd_lock {
-    sd_lock_t *next;           /* in the bucket */
-    sd_lock_t *busy_prev, *busy_next; /* locks of this shard that somebody waits for */
-    sd_claim_t *holder, *first, *last;
-    uint64_t hash;
-    uint32_t claims;           /* that point here, lost ones too */
-    uint32_t waiting;
-    uint8_t key_len;
-    uint8_t key[];
-};
-
-typedef struct shard {
-    _Alignas(64) pthread_mutex_t mutex;
-    sd_lock_t *busy;
-    uint64_t soonest;          /* no lease of a busy lock is over before; may be too early */
-    sd_lock_t *bucket[BUCKETS];
-} shard_t;
-
-struct sd_locks {
-    shard_t *shard; /* SHARDS */
-    uint64_t lease;
-    _Atomic uint64_t ticket;
-};
+#include "locks_internal.h"
 
 /* ---- create, destroy, find ---- */
 
@@ -58,14 +18,14 @@ sd_locks_t *sd_locks_create(uint64_t lease_ms)
     void *shards = NULL;
     uint32_t i;
 
-    if (!locks || posix_memalign(&shards, 64, SHARDS * sizeof *locks->shard) != 0) {
+    if (!locks || posix_memalign(&shards, 64, SD_LOCK_SHARDS * sizeof *locks->shard) != 0) {
         free(locks);
         return NULL;
     }
-    memset(shards, 0, SHARDS * sizeof *locks->shard);
+    memset(shards, 0, SD_LOCK_SHARDS * sizeof *locks->shard);
     locks->shard = shards;
     locks->lease = lease_ms;
-    for (i = 0; i < SHARDS; i++) {
+    for (i = 0; i < SD_LOCK_SHARDS; i++) {
         pthread_mutex_init(&locks->shard[i].mutex, NULL);
         locks->shard[i].soonest = UINT64_MAX;
     }
@@ -80,23 +40,18 @@ void sd_locks_destroy(sd_locks_t **locks)
     if (!l)
         return;
     *locks = NULL;
-    for (i = 0; i < SHARDS; i++)
+    for (i = 0; i < SD_LOCK_SHARDS; i++)
         pthread_mutex_destroy(&l->shard[i].mutex);
     free(l->shard);
     free(l);
 }
 
-static shard_t *shard_of(const sd_locks_t *locks, uint64_t hash)
+static sd_lock_t **bucket_of(sd_lock_shard_t *shard, uint64_t hash)
 {
-    return &locks->shard[hash % SHARDS];
+    return &shard->bucket[hash / SD_LOCK_SHARDS % SD_LOCK_BUCKETS];
 }
 
-static sd_lock_t **bucket_of(shard_t *shard, uint64_t hash)
-{
-    return &shard->bucket[hash / SHARDS % BUCKETS];
-}
-
-static sd_lock_t *find(shard_t *shard, const sd_lock_key_t *key)
+sd_lock_t *sd_lock_find(sd_lock_shard_t *shard, const sd_lock_key_t *key)
 {
     sd_lock_t *lock = *bucket_of(shard, key->hash);
 
@@ -106,7 +61,7 @@ static sd_lock_t *find(shard_t *shard, const sd_lock_key_t *key)
     return lock;
 }
 
-static sd_lock_t *make(shard_t *shard, const sd_lock_key_t *key)
+static sd_lock_t *make(sd_lock_shard_t *shard, const sd_lock_key_t *key)
 {
     sd_lock_t *lock = calloc(1, sizeof *lock + key->len), **bucket = bucket_of(shard, key->hash);
 
@@ -120,100 +75,9 @@ static sd_lock_t *make(shard_t *shard, const sd_lock_key_t *key)
     return lock;
 }
 
-/* ---- the mailbox ---- */
-
-void sd_lock_mailbox_setup(sd_lock_mailbox_t *m, void (*wake)(void *data), void *data)
-{
-    memset(m, 0, sizeof *m);
-    pthread_mutex_init(&m->lock, NULL);
-    m->wake = wake;
-    m->data = data;
-}
-
-void sd_lock_mailbox_teardown(sd_lock_mailbox_t *m)
-{
-    pthread_mutex_destroy(&m->lock);
-}
-
-static void post(sd_claim_t *claim)
-{
-    sd_lock_mailbox_t *m = claim->owner->mailbox;
-    bool first;
-
-    pthread_mutex_lock(&m->lock);
-    first = m->first == NULL;
-    claim->posted = true;
-    claim->post_prev = m->last;
-    claim->post_next = NULL;
-    if (m->last)
-        m->last->post_next = claim;
-    else
-        m->first = claim;
-    m->last = claim;
-    atomic_store_explicit(&m->any, true, memory_order_release);
-    pthread_mutex_unlock(&m->lock);
-    if (first)
-        m->wake(m->data);
-}
-
-/* With the mailbox's mutex. */
-static void take_out(sd_lock_mailbox_t *m, sd_claim_t *claim)
-{
-    if (claim->post_prev)
-        claim->post_prev->post_next = claim->post_next;
-    else
-        m->first = claim->post_next;
-    if (claim->post_next)
-        claim->post_next->post_prev = claim->post_prev;
-    else
-        m->last = claim->post_prev;
-    claim->posted = false;
-    if (!m->first)
-        atomic_store_explicit(&m->any, false, memory_order_release);
-}
-
-static void unpost(sd_claim_t *claim)
-{
-    sd_lock_mailbox_t *m = claim->owner->mailbox;
-
-    pthread_mutex_lock(&m->lock);
-    if (claim->posted)
-        take_out(m, claim);
-    pthread_mutex_unlock(&m->lock);
-}
-
-sd_lock_owner_t *sd_locks_next_granted(sd_lock_mailbox_t *m)
-{
-    sd_claim_t *claim;
-
-    pthread_mutex_lock(&m->lock);
-    claim = m->first;
-    if (claim)
-        take_out(m, claim);
-    pthread_mutex_unlock(&m->lock);
-    if (!claim)
-        return NULL;
-    claim->owner->granted = true;
-    return claim->owner;
-}
-
-sd_lock_key_t sd_locks_accept(sd_lock_owner_t *owner)
-{
-    const sd_lock_t *lock = owner->awaited->lock;
-
-    owner->awaited = NULL;
-    owner->granted = false;
-    return (sd_lock_key_t){ lock->key, lock->key_len, lock->hash };
-}
-
-uint64_t sd_locks_wait_ends(const sd_lock_owner_t *owner)
-{
-    return owner->awaited->until;
-}
-
 /* ---- the queue: all with the shard's mutex ---- */
 
-static void set_busy(shard_t *shard, sd_lock_t *lock, bool yes)
+static void set_busy(sd_lock_shard_t *shard, sd_lock_t *lock, bool yes)
 {
     if (yes) {
         lock->busy_prev = NULL;
@@ -238,7 +102,7 @@ static uint64_t lease_end(const sd_locks_t *locks, const sd_claim_t *holder)
 }
 
 /* By ticket; only what is taken over at a restart does not go to the end. */
-static void enqueue(shard_t *shard, sd_claim_t *claim)
+static void enqueue(sd_lock_shard_t *shard, sd_claim_t *claim)
 {
     sd_lock_t *lock = claim->lock;
     sd_claim_t *after = lock->last;
@@ -260,7 +124,7 @@ static void enqueue(shard_t *shard, sd_claim_t *claim)
         set_busy(shard, lock, true);
 }
 
-static void dequeue(shard_t *shard, sd_claim_t *claim)
+static void dequeue(sd_lock_shard_t *shard, sd_claim_t *claim)
 {
     sd_lock_t *lock = claim->lock;
 
@@ -277,7 +141,7 @@ static void dequeue(shard_t *shard, sd_claim_t *claim)
         set_busy(shard, lock, false);
 }
 
-static void hold(const sd_locks_t *locks, shard_t *shard, sd_claim_t *claim, uint64_t now, sd_counters_t *counters)
+static void hold(const sd_locks_t *locks, sd_lock_shard_t *shard, sd_claim_t *claim, uint64_t now, sd_counters_t *counters)
 {
     claim->kind = SD_CLAIM_HELD;
     claim->since = now;
@@ -288,8 +152,9 @@ static void hold(const sd_locks_t *locks, shard_t *shard, sd_claim_t *claim, uin
 }
 
 /* The lock has no holder: the first in the queue gets it. */
-static void pass_on(const sd_locks_t *locks, shard_t *shard, sd_lock_t *lock, uint64_t now, sd_counters_t *counters)
+static void pass_on(sd_locks_t *locks, sd_lock_shard_t *shard, sd_lock_t *lock, uint64_t now, sd_counters_t *counters)
 {
+    uint64_t waited, longest = atomic_load_explicit(&locks->longest, memory_order_relaxed);
     sd_claim_t *next = lock->first;
 
     if (!next)
@@ -297,12 +162,15 @@ static void pass_on(const sd_locks_t *locks, shard_t *shard, sd_lock_t *lock, ui
     dequeue(shard, next);
     hold(locks, shard, next, now, counters);
     sd_count(counters, lock_grants);
-    sd_count_add(counters, lock_wait_ms, now > next->asked ? now - next->asked : 0);
+    waited = now > next->asked ? now - next->asked : 0;
+    sd_count_add(counters, lock_wait_ms, waited);
+    while (waited > longest && !atomic_compare_exchange_weak(&locks->longest, &longest, waited))
+        ;
     sd_count_sub(counters, lock_waiters, 1);
-    post(next);
+    sd_lock_post(next);
 }
 
-static void give_back(const sd_locks_t *locks, shard_t *shard, sd_claim_t *claim, uint64_t now, sd_counters_t *counters)
+static void give_back(sd_locks_t *locks, sd_lock_shard_t *shard, sd_claim_t *claim, uint64_t now, sd_counters_t *counters)
 {
     sd_lock_t *lock = claim->lock;
 
@@ -312,7 +180,7 @@ static void give_back(const sd_locks_t *locks, shard_t *shard, sd_claim_t *claim
 }
 
 /* The holder's lease is over and somebody asks: the lock goes on. */
-static void take_away(const sd_locks_t *locks, shard_t *shard, sd_lock_t *lock, uint64_t now, sd_counters_t *counters)
+static void take_away(sd_locks_t *locks, sd_lock_shard_t *shard, sd_lock_t *lock, uint64_t now, sd_counters_t *counters)
 {
     sd_claim_t *was = lock->holder;
 
@@ -333,11 +201,11 @@ static sd_claim_t *claim_of(const sd_lock_owner_t *owner, const sd_lock_key_t *k
     return claim;
 }
 
-static sd_claim_t *make_claim(shard_t *shard, sd_lock_owner_t *owner, const sd_lock_key_t *key,
+static sd_claim_t *make_claim(sd_lock_shard_t *shard, sd_lock_owner_t *owner, const sd_lock_key_t *key,
                               sd_lock_mailbox_t *mailbox)
 {
     sd_claim_t *claim = calloc(1, sizeof *claim);
-    sd_lock_t *lock = claim ? find(shard, key) : NULL;
+    sd_lock_t *lock = claim ? sd_lock_find(shard, key) : NULL;
 
     if (claim && !lock)
         lock = make(shard, key);
@@ -358,7 +226,7 @@ static sd_claim_t *make_claim(shard_t *shard, sd_lock_owner_t *owner, const sd_l
 
 /* Ends a claim that is neither in the queue nor the holder, and the lock with the
  * last of its claims. */
-static void drop(shard_t *shard, sd_claim_t *claim)
+static void drop(sd_lock_shard_t *shard, sd_claim_t *claim)
 {
     sd_lock_t *lock = claim->lock, **at;
     sd_claim_t **link = &claim->owner->claims;
@@ -377,7 +245,7 @@ static void drop(shard_t *shard, sd_claim_t *claim)
 }
 
 /* Ends a claim of whatever kind. True: it was held. */
-static bool end(const sd_locks_t *locks, shard_t *shard, sd_claim_t *claim, uint64_t now, sd_counters_t *counters)
+static bool end(sd_locks_t *locks, sd_lock_shard_t *shard, sd_claim_t *claim, uint64_t now, sd_counters_t *counters)
 {
     bool held = claim->kind == SD_CLAIM_HELD;
 
@@ -386,7 +254,7 @@ static bool end(const sd_locks_t *locks, shard_t *shard, sd_claim_t *claim, uint
         sd_count_sub(counters, lock_waiters, 1);
     }
     else {
-        unpost(claim);
+        sd_lock_unpost(claim);
         if (held)
             give_back(locks, shard, claim, now, counters);
     }
@@ -401,7 +269,7 @@ static bool end(const sd_locks_t *locks, shard_t *shard, sd_claim_t *claim, uint
 sd_lock_result_t sd_locks_ask(sd_locks_t *locks, sd_lock_owner_t *owner, const sd_lock_key_t *key,
                               sd_lock_mailbox_t *mailbox, uint64_t until, uint64_t now, sd_counters_t *counters)
 {
-    shard_t *shard = shard_of(locks, key->hash);
+    sd_lock_shard_t *shard = sd_lock_shard_of(locks, key->hash);
     sd_lock_result_t result = SD_LOCK_WAITS;
     sd_claim_t *claim;
     sd_lock_t *lock;
@@ -451,16 +319,16 @@ sd_lock_result_t sd_locks_ask(sd_locks_t *locks, sd_lock_owner_t *owner, const s
 bool sd_locks_give_up(sd_locks_t *locks, sd_lock_owner_t *owner, uint64_t now, sd_counters_t *counters)
 {
     sd_claim_t *claim = owner->awaited;
-    shard_t *shard;
+    sd_lock_shard_t *shard;
     bool granted;
 
     if (!claim)
         return false;
-    shard = shard_of(locks, claim->lock->hash);
+    shard = sd_lock_shard_of(locks, claim->lock->hash);
     pthread_mutex_lock(&shard->mutex);
     granted = claim->kind != SD_CLAIM_WAITING;
     if (granted) {
-        unpost(claim);
+        sd_lock_unpost(claim);
         owner->granted = true;
     }
     else {
@@ -476,7 +344,7 @@ void sd_locks_release_all(sd_locks_t *locks, sd_lock_owner_t *owner, uint64_t no
     sd_claim_t *claim;
 
     while ((claim = owner->claims)) {
-        shard_t *shard = shard_of(locks, claim->lock->hash);
+        sd_lock_shard_t *shard = sd_lock_shard_of(locks, claim->lock->hash);
 
         pthread_mutex_lock(&shard->mutex);
         (void)end(locks, shard, claim, now, counters);
@@ -488,12 +356,12 @@ void sd_locks_release_all(sd_locks_t *locks, sd_lock_owner_t *owner, uint64_t no
 
 sd_lock_passage_t sd_locks_enter(sd_locks_t *locks, sd_lock_owner_t *owner, const sd_lock_key_t *key)
 {
-    shard_t *shard = shard_of(locks, key->hash);
+    sd_lock_shard_t *shard = sd_lock_shard_of(locks, key->hash);
     sd_lock_passage_t p = { SD_LOCK_FREE, owner, claim_of(owner, key), shard };
     sd_lock_t *lock;
 
     pthread_mutex_lock(&shard->mutex);
-    lock = p.claim ? p.claim->lock : find(shard, key);
+    lock = p.claim ? p.claim->lock : sd_lock_find(shard, key);
     if (lock && lock->holder)
         p.view = lock->holder == p.claim ? SD_LOCK_MINE : SD_LOCK_OTHERS;
     return p;
@@ -501,7 +369,7 @@ sd_lock_passage_t sd_locks_enter(sd_locks_t *locks, sd_lock_owner_t *owner, cons
 
 bool sd_locks_leave(sd_locks_t *locks, sd_lock_passage_t *p, bool unlock, uint64_t now, sd_counters_t *counters)
 {
-    shard_t *shard = p->shard;
+    sd_lock_shard_t *shard = p->shard;
     bool held = false;
 
     if (unlock && p->claim)
@@ -516,8 +384,8 @@ void sd_locks_tick(sd_locks_t *locks, uint64_t now, sd_counters_t *counters)
 {
     uint32_t i;
 
-    for (i = 0; i < SHARDS; i++) {
-        shard_t *shard = &locks->shard[i];
+    for (i = 0; i < SD_LOCK_SHARDS; i++) {
+        sd_lock_shard_t *shard = &locks->shard[i];
         sd_lock_t *lock, *next;
 
         if (now < __atomic_load_n(&shard->soonest, __ATOMIC_RELAXED))
@@ -533,46 +401,6 @@ void sd_locks_tick(sd_locks_t *locks, uint64_t now, sd_counters_t *counters)
         }
         pthread_mutex_unlock(&shard->mutex);
     }
-}
-
-/* Is `a` to stand before `b`? */
-static bool comes_before(const sd_lock_report_t *a, const sd_lock_report_t *b)
-{
-    return a->waiting != b->waiting ? a->waiting > b->waiting : a->since < b->since;
-}
-
-static uint32_t report_one(const sd_lock_t *lock, sd_lock_report_t *out, uint32_t n, uint32_t max)
-{
-    sd_lock_report_t r = { .key_len = lock->key_len, .holder = lock->holder->owner, .since = lock->holder->since,
-                           .oldest = lock->first ? lock->first->asked : 0, .waiting = lock->waiting };
-    uint32_t at = n < max ? n : max;
-
-    while (at > 0 && comes_before(&r, &out[at - 1]))
-        at--;
-    if (at == max)
-        return n;
-    memcpy(r.key, lock->key, lock->key_len);
-    memmove(&out[at + 1], &out[at], (n < max ? n - at : max - 1 - at) * sizeof *out);
-    out[at] = r;
-    return n < max ? n + 1 : n;
-}
-
-uint32_t sd_locks_report(sd_locks_t *locks, sd_lock_report_t *out, uint32_t max)
-{
-    uint32_t n = 0, i, b;
-
-    for (i = 0; i < SHARDS; i++) {
-        shard_t *shard = &locks->shard[i];
-        const sd_lock_t *lock;
-
-        pthread_mutex_lock(&shard->mutex);
-        for (b = 0; b < BUCKETS; b++)
-            for (lock = shard->bucket[b]; lock; lock = lock->next)
-                if (lock->holder)
-                    n = report_one(lock, out, n, max);
-        pthread_mutex_unlock(&shard->mutex);
-    }
-    return n;
 }
 
 /* ---- handing over ---- */
@@ -597,7 +425,7 @@ bool sd_locks_adopt(sd_locks_t *locks, sd_lock_owner_t *owner, const sd_claim_st
                     sd_lock_mailbox_t *mailbox, sd_counters_t *counters)
 {
     sd_lock_key_t key = { state->key, state->key_len, hash };
-    shard_t *shard = shard_of(locks, hash);
+    sd_lock_shard_t *shard = sd_lock_shard_of(locks, hash);
     bool held = state->kind == SD_CLAIM_HELD || state->kind == SD_CLAIM_GRANTED;
     sd_claim_t *claim;
 
@@ -620,7 +448,7 @@ bool sd_locks_adopt(sd_locks_t *locks, sd_lock_owner_t *owner, const sd_claim_st
     if (held)
         hold(locks, shard, claim, state->since, counters);
     if (state->kind == SD_CLAIM_GRANTED)
-        post(claim);
+        sd_lock_post(claim);
     if (state->kind == SD_CLAIM_WAITING) {
         enqueue(shard, claim);
         shard->soonest = 0; /* the next tick looks */
@@ -635,8 +463,8 @@ void sd_locks_settle(sd_locks_t *locks, uint64_t now, sd_counters_t *counters)
 {
     uint32_t i;
 
-    for (i = 0; i < SHARDS; i++) {
-        shard_t *shard = &locks->shard[i];
+    for (i = 0; i < SD_LOCK_SHARDS; i++) {
+        sd_lock_shard_t *shard = &locks->shard[i];
         sd_lock_t *lock, *next;
 
         pthread_mutex_lock(&shard->mutex);

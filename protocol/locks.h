@@ -135,6 +135,7 @@ void sd_locks_tick(sd_locks_t *locks, uint64_t now, sd_counters_t *counters);
 typedef struct sd_lock_report {
     uint8_t key[255];
     uint32_t key_len;
+    uint64_t hash;
     const sd_lock_owner_t *holder;
     uint64_t since;     /* held since then */
     uint64_t oldest;    /* the first in the queue has waited since then; 0 = nobody waits */
@@ -145,6 +146,12 @@ typedef struct sd_lock_report {
  * how many. Walks all of them, shard by shard; holders may end meanwhile, so
  * `holder` is good for comparing only, unless their threads stand still. */
 uint32_t sd_locks_report(sd_locks_t *locks, sd_lock_report_t *out, uint32_t max);
+/* Calls look(owner, data) for whoever holds this key's lock, while he cannot end.
+ * False: nobody does. */
+bool sd_locks_look_at_holder(sd_locks_t *locks, const sd_lock_key_t *key,
+                             void (*look)(sd_lock_owner_t *owner, void *data), void *data);
+/* The longest that anybody has waited for a lock that was granted, ms. */
+uint64_t sd_locks_longest_wait(const sd_locks_t *locks);
 
 /* ---- handing over ---- */
 

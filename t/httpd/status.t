@@ -79,7 +79,7 @@ subtest '?auto' => sub {
     is_deeply([grep { !exists $is{"Sessiond$_"} } sort keys %key], [], 'every counter of the table is there');
     is_deeply([grep { ($is{"Sessiond$_"} // '') !~ /^\d+$/ } sort keys %key], [], 'and a number');
     my @besides = qw(State Pid Uptime StoreUptime Respawns Sessions MemorySize MemoryUsed MemoryFree LargestValue
-        LastCheck Checks LastRepair LastHandover);
+        LastCheck Checks LastRepair LastHandover LongestLockWait);
     is_deeply([grep { !exists $is{"Sessiond$_"} } @besides], [], 'and what is no counter');
     is($is{SessiondState}, 'running', 'the state');
     is($is{SessiondLastCheck}, 'never', 'no check was asked for');
@@ -91,6 +91,24 @@ subtest '?auto' => sub {
     is($h->check, 'clean', 'check()');
     is($h->value('Checks'), 1, 'is counted');
     is($h->value('LastCheck'), 'clean', 'and told');
+};
+
+subtest 'session locks' => sub {
+    my ($key, @c) = ('0123456789abcdef0123456789abcdef', map { Sessiond::Test::Client->new($h->port) } 1 .. 3);
+    my $lock = pack('a1 N N', 'L', length $key, 60_000) . $key;
+    $_->open for @c;
+    $_->send($lock) for $c[0];
+    is(($c[0]->read_reply)[1]{type}, 'N', 'one holds a lock');
+    $_->send($lock) for @c[1, 2];
+    my $line = $h->wait_for(sub { my $text = $h->status->{SessiondLock1} // ''; $text =~ /2 waiting/ && $text }, 30, 'the lock on the page');
+    like($line, qr/^0123\.\.\. \(32 bytes\) held by 127\.0\.0\.1 for \d+ s, 2 waiting, the first for \d+ s$/, 'masked, with its holder');
+    my ($status, $page) = $h->get('/sessiond-status');
+    like($page, qr{<td>0123\.\.\. \(32 bytes\)</td><td>127\.0\.0\.1</td>}, 'on the HTML page, too');
+    unlike($page . $h->get('/sessiond-status?auto') . $h->get('/server-status'), qr/\Q$key\E/, 'and nowhere in full');
+    is_deeply([@{ $h->status }{qw(SessiondLocksHeld SessiondLockWaiters)}], [1, 2], 'counted');
+    $_->close for @c;
+    $h->wait_for(sub { !defined $h->status->{SessiondLock1} }, 30, 'the end of the lock');
+    is($h->value('LocksHeld') + $h->value('LockWaiters'), 0, 'nobody holds or waits');
 };
 
 subtest '?metrics' => sub {

@@ -18,7 +18,7 @@ use Sessiond::Test::Net    qw(now nap);
 my ($prlimit) = grep { -x } map { "$_/prlimit" } split(/:/, $ENV{PATH}), '/usr/bin';
 plan skip_all => 'prlimit is not installed (package util-linux)' unless $prlimit;
 
-my $LIMIT   = 60;
+my $LIMIT   = 66;    # most of them for clients, so that those who wait have room when they leave
 my $CLIENTS = 100;
 my $LOOK    = $ENV{SESSIOND_TEST_LONG} ? 130 : 4;    # seconds of watching
 

@@ -142,7 +142,7 @@ int sd_word_ask(int control, uint32_t from, uint32_t to)
  * taken all others. */
 static int spare = -1;
 
-static void keep_spare(void)
+void sd_word_keep_spare(void)
 {
     if (spare < 0)
         spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -162,7 +162,7 @@ sd_word_t sd_word_hear(int control)
     spare = -1;
     got = sd_channel_receive(control, bytes, sizeof bytes, fds, &count, &whole);
     if (got <= 0) {
-        keep_spare();
+        sd_word_keep_spare();
         return word;
     }
     word.word = (char)bytes[0];
@@ -176,6 +176,6 @@ sd_word_t sd_word_hear(int control)
         close(fds[i]);
     if (word.word == SD_WORD_HAND_OVER)
         word.word = 0;
-    keep_spare();
+    sd_word_keep_spare();
     return word;
 }

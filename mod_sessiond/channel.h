@@ -42,6 +42,9 @@ typedef struct sd_word {
 void sd_word_send(int control, char word);
 /* Asks for a hand-over. Returns our end of the channel, or -1 and an errno. */
 int sd_word_ask(int control, uint32_t from, uint32_t to);
+/* Keeps a descriptor back, so that there is one for the channel when clients have taken
+ * all others; sd_word_hear keeps it from then on. */
+void sd_word_keep_spare(void);
 /* Reads one; never waits. */
 sd_word_t sd_word_hear(int control);
 

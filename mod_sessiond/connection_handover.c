@@ -57,7 +57,8 @@ static uint32_t flags_of(const sd_connection_t *c)
 
     return (c->ever_complete ? SD_HANDED_EVER_COMPLETE : 0) | (c->ever_read ? SD_HANDED_EVER_READ : 0)
            | (c->kept_alive ? SD_HANDED_KEPT_ALIVE : 0) | (c->reset_set ? SD_HANDED_RESET_SET : 0)
-           | (c->was_held_back ? SD_HANDED_HELD_BACK : 0) | (paused ? SD_HANDED_AWAKE : 0);
+           | (c->was_held_back ? SD_HANDED_HELD_BACK : 0) | (paused ? SD_HANDED_AWAKE : 0)
+           | (c->shared ? SD_HANDED_SHARED : 0);
 }
 
 void sd_connection_save(const sd_loop_t *loop, const sd_connection_t *c, sd_handed_t *state)
@@ -234,6 +235,7 @@ bool sd_connection_adopt(sd_loop_t *loop, int fd, const sd_handed_t *state)
     c->kept_alive = (state->flags & SD_HANDED_KEPT_ALIVE) != 0;
     c->reset_set = (state->flags & SD_HANDED_RESET_SET) != 0;
     c->was_held_back = (state->flags & SD_HANDED_HELD_BACK) != 0;
+    c->shared = (state->flags & SD_HANDED_SHARED) != 0;
     c->held = state->held;
     if (sd_wire_adopt(&c->wire, loop->lane, &state->wire) != SD_OK || !adopt_input(loop, c, state)
         || !adopt_claims(loop, c, state)

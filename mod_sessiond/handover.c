@@ -171,6 +171,12 @@ void sd_handover_put_off(const sd_word_t *word)
     (void)say(word->channel, SD_HANDOVER_WAIT, 0, NULL, 0);
 }
 
+void sd_handover_refuse(const sd_word_t *word)
+{
+    (void)say(word->channel, SD_HANDOVER_VOID, 0, NULL, 0);
+    close(word->channel);
+}
+
 bool sd_handover_give(sd_server_t *server, const sd_word_t *word)
 {
     uint32_t version = word->to < SD_HANDOVER_TO ? word->to : SD_HANDOVER_TO;

@@ -60,5 +60,7 @@ enum { SD_HANDOVER_OFFER = 1, SD_HANDOVER_STATES, SD_HANDOVER_ALL, SD_HANDOVER_T
 bool sd_handover_give(sd_server_t *server, const sd_word_t *word);
 /* Not now: the other one shall be patient. The channel stays open. */
 void sd_handover_put_off(const sd_word_t *word);
+/* Not at all: somebody else has asked later. The channel is closed. */
+void sd_handover_refuse(const sd_word_t *word);
 
 #endif

@@ -22,7 +22,7 @@
 #define SWEEP_BUCKETS 32768u
 #define REPAIR_STEPS 8
 #define LOG_EVERY_MS 60000u
-#define HALT_MS 10000u
+#define HALT_MS 4000u /* less than the parent, or the next process, waits for a sign of us */
 
 /* Over all slots; `at` is the counter's offset in one. */
 static uint64_t sum_at(const sd_server_t *server, size_t at)

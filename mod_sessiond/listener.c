@@ -234,12 +234,10 @@ static bool open_tcp_endpoint(sd_listener_set_t *set, const sd_endpoint_t *e,
     return any;
 }
 
-/* A socket that is no longer wanted: nobody can find it any more; what waits
- * in its queue is served by the next session process. */
+/* A socket that is no longer wanted: what waits in its queue is served by the next
+ * session process. Its file goes when that one has come to serve. */
 static void retire(sd_listener_t *l)
 {
-    if (l->is_unix)
-        (void)unlink(l->label);
     l->retiring = true;
 }
 
@@ -293,6 +291,8 @@ void sd_listener_set_forget_retiring(sd_listener_set_t *set)
         sd_listener_t *l = &set->listener[i];
 
         if (l->fd >= 0 && l->retiring) {
+            if (l->is_unix)
+                (void)unlink(l->label);
             close(l->fd);
             l->fd = -1;
         }
@@ -314,12 +314,12 @@ void sd_listener_set_shutdown(sd_listener_set_t *set)
     }
 }
 
-void sd_listener_set_opened(sd_listener_set_t *set, uint64_t number)
+void sd_listener_set_opened(sd_listener_set_t *set, uint64_t number, uint64_t served)
 {
     int i;
 
     for (i = 0; i < SD_LISTENERS_MAX; i++)
-        if (set->listener[i].fd >= 0 && set->listener[i].opened_for == 0)
+        if (set->listener[i].fd >= 0 && (set->listener[i].opened_for == 0 || set->listener[i].opened_for > served))
             set->listener[i].opened_for = number;
 }
 
@@ -330,6 +330,7 @@ void sd_listener_set_close_new(sd_listener_set_t *set, uint64_t number)
     for (i = 0; i < SD_LISTENERS_MAX; i++) {
         sd_listener_t *l = &set->listener[i];
 
+        l->retiring = false; /* whoever goes on serving has those that were to go */
         if (l->fd < 0 || l->opened_for != number)
             continue;
         if (l->is_unix)

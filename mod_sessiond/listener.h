@@ -44,9 +44,10 @@ int sd_listener_set_count(const sd_listener_set_t *set);
 
 /* Parent: the session process has those that retire; let go of them here. */
 void sd_listener_set_forget_retiring(sd_listener_set_t *set);
-/* Those that were opened since the last call were opened for process `number`; and
- * those that were opened for it are shut down and closed: it never came to serve. */
-void sd_listener_set_opened(sd_listener_set_t *set, uint64_t number);
+/* Those that no process up to `served` has were opened for process `number`. And:
+ * it never came to serve, so those that were opened for it are shut down and closed,
+ * and those that were to go stay. */
+void sd_listener_set_opened(sd_listener_set_t *set, uint64_t number, uint64_t served);
 void sd_listener_set_close_new(sd_listener_set_t *set, uint64_t number);
 /* Stops listening on all of them, for every process that holds them. They stay
  * open: threads of this process may still use the numbers. */

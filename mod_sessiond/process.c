@@ -106,6 +106,7 @@ static void retire(sd_child_t *child)
 static void hear(sd_child_t *child)
 {
     sd_news_t news;
+    uint64_t heard;
     int rounds = 0; /* whoever floods us does not hold us */
 
     while (rounds++ < 64
@@ -119,12 +120,27 @@ static void hear(sd_child_t *child)
             retire(child);
             break;
         case SD_NEWS_BEAT:
-            if (news.stalled_ms < HANG_SECONDS * 1000)
-                child->heard = sd_clock_ms();
+            heard = news.at > news.stalled_ms ? news.at - news.stalled_ms : 0;
+            child->heard = heard < sd_clock_ms() ? heard : sd_clock_ms();
             break;
         default:
             break;
         }
+    }
+}
+
+static void hear_all(sd_retained_t *r)
+{
+    int i;
+
+    for (i = 0; i < SD_PROCESSES_MAX; i++) {
+        sd_child_t *child = &r->child[i];
+
+        if (child->proc.pid <= 0)
+            continue;
+        hear(child);
+        if (child->ready_at != 0 && child->started > r->served)
+            r->served = child->started;
     }
 }
 
@@ -174,11 +190,8 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
 {
     sd_child_t ended;
     sd_child_t *other;
-    int i;
 
-    for (i = 0; i < SD_PROCESSES_MAX; i++)
-        if (r->child[i].proc.pid > 0)
-            hear(&r->child[i]);
+    hear_all(r);
     ended = *child;
     forget(child);
     tidy(r);
@@ -210,18 +223,16 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
 static bool is_needed(sd_retained_t *r)
 {
     return !latest_child(r) && present_config && r->segment && sd_retained_board(r) && !is_stopping()
-           && sd_listener_set_count(&r->listeners) > 0;
+           && present_config->endpoints->nelts > 0;
 }
 
-/* Sockets that somebody has shut down never listen again. */
+/* Sockets that somebody has shut down never listen again; and a restart that came to
+ * nothing has closed what it had opened. */
 static void mend_listeners(sd_retained_t *r)
 {
-    int before = sd_listener_set_count(&r->listeners);
     apr_pool_t *pool;
 
     sd_listener_set_close_dead(&r->listeners);
-    if (sd_listener_set_count(&r->listeners) == before)
-        return;
     apr_pool_create(&pool, present_pconf);
     (void)sd_listener_set_open(&r->listeners, present_config, false, pool);
     apr_pool_destroy(pool);
@@ -368,7 +379,8 @@ static bool start_child(sd_retained_t *r)
     child->control = pair[0];
     child->heard = sd_clock_ms();
     child->started = ++r->starts;
-    sd_listener_set_opened(&r->listeners, child->started);
+    hear_all(r);
+    sd_listener_set_opened(&r->listeners, child->started, r->served);
     register_child(child);
     return true;
 }
@@ -564,6 +576,7 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
     (void)s;
     if (!r || !sd_retained_board(r))
         return DECLINED;
+    hear_all(r);
     if (is_needed(r)) {
         mend_listeners(r);
         (void)start_child(r);
@@ -578,7 +591,6 @@ int sd_process_monitor(apr_pool_t *pool, server_rec *s)
             replace(r, child, STATUS_UNKNOWN);
             continue;
         }
-        hear(child);
         tidy(r);
         look_for_hang(child, sd_clock_ms());
     }

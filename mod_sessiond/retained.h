@@ -18,7 +18,7 @@
 /* Changes when a field is changed or taken away. New ones go to the end, where an
  * older version leaves zeros: there is room for them. */
 #ifndef SD_RETAINED_VERSION
-#define SD_RETAINED_VERSION 3u
+#define SD_RETAINED_VERSION 4u
 #endif
 #define SD_RETAINED_ROOM 16384u
 
@@ -30,7 +30,7 @@ typedef struct sd_child {
     uint64_t retired_at; /* sd_clock_ms() when it was told, or said so */
     uint64_t started;    /* number of its start: the highest is the latest */
     uint64_t ready_at;   /* sd_clock_ms() when it began to serve, 0 = it has not */
-    uint64_t heard;      /* sd_clock_ms() when it last said that all its threads turn */
+    uint64_t heard;      /* sd_clock_ms() when, as it said last, all its threads turned */
 } sd_child_t;
 
 typedef struct sd_retained {
@@ -48,6 +48,7 @@ typedef struct sd_retained {
     sd_child_t child[SD_PROCESSES_MAX];
     uint32_t failures;       /* deaths in a row of processes that served for less than a moment */
     uint64_t segment_made;   /* sd_clock_ms() of that */
+    uint64_t served;         /* number of the latest one that has come to serve */
     uint64_t starts;         /* session processes that were started */
     uint32_t board_version, board_bytes; /* of the board: see board.h */
 } sd_retained_t;

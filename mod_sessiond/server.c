@@ -98,15 +98,21 @@ static bool read_signals(int fd, bool *check)
 }
 
 /* A later process is there, and asks for what we do not have. */
-static bool is_unwanted(const sd_start_t *start)
+static bool is_unwanted(const sd_start_t *start, bool *restarting)
 {
-    char word = sd_word_hear(start->control).word;
+    char word;
 
-    return word == SD_WORD_HAND_OVER || word == SD_WORD_FINISH;
+    while ((word = sd_word_hear(start->control).word) != 0) {
+        if (word == SD_WORD_HAND_OVER || word == SD_WORD_FINISH)
+            return true;
+        if (word == SD_WORD_RESTART || word == SD_WORD_LOADED)
+            *restarting = word == SD_WORD_RESTART;
+    }
+    return false;
 }
 
 /* A crash loop is slowed down; a SIGTERM, or a later process, ends the wait. */
-static void wait_before_start(const sd_start_t *start, int signals)
+static void wait_before_start(const sd_start_t *start, int signals, bool *restarting)
 {
     struct pollfd p[2] = { { .fd = signals, .events = POLLIN }, { .fd = start->control, .events = POLLIN } };
     uint64_t until = sd_clock_ms() + (uint64_t)start->delay_ms, now;
@@ -114,7 +120,7 @@ static void wait_before_start(const sd_start_t *start, int signals)
     while ((now = sd_clock_ms()) < until) {
         uint64_t wait = until - now < 1000 ? until - now : 1000;
 
-        if (poll(p, 2, (int)wait) > 0 && (read_signals(signals, NULL) || is_unwanted(start)))
+        if (poll(p, 2, (int)wait) > 0 && (read_signals(signals, NULL) || is_unwanted(start, restarting)))
             leave(start, SD_EXIT_OK);
         tell_parent(start, SD_NEWS_BEAT, 0);
     }
@@ -222,7 +228,7 @@ static void listen_to_words(told_t *told)
             break;
         case SD_WORD_HAND_OVER: /* only the latest counts: the one before gives way to it */
             if (told->asked.word)
-                close(told->asked.channel);
+                sd_handover_refuse(&told->asked);
             told->asked = word;
             break;
         default:
@@ -446,15 +452,18 @@ void sd_server_run(const sd_start_t *start)
     static sd_takeover_t taken;
     int signals = sd_settle_signals();
     uint32_t running = SD_STATE_RUNNING;
+    bool restarting = false;
 
     if (!sd_settle_process(start))
         leave(start, SD_EXIT_FAILED);
     if (getppid() != start->parent)
         leave(start, SD_EXIT_ORPHANED);
-    wait_before_start(start, signals);
+    wait_before_start(start, signals, &restarting);
     if (start->earlier_count == 0)
         atomic_store(&start->board->state, SD_STATE_STARTING);
     get_ready(start, &server);
+    sd_word_keep_spare();
+    taken.restarting = restarting;
     switch (sd_takeover_receive(&taken, start, signals, beat_before_serving)) {
     case SD_TAKEOVER_SERVE:
         break;

@@ -173,8 +173,8 @@ static heard_t take(sd_takeover_t *t, earlier_t *e, const uint8_t *bytes, size_t
     case SD_HANDOVER_NONE:
         ask_to_finish(e);
         return HEARD_NOTHING;
-    default:
-        return fail(e, "a packet is none of ours");
+    default: /* of a later version */
+        return HEARD_MORE;
     }
 }
 
@@ -239,8 +239,13 @@ static bool is_superseded(sd_takeover_t *t, const sd_start_t *start, int signals
         case SD_WORD_LOADED:
             t->restarting = false;
             break;
-        default:
+        case SD_WORD_HAND_OVER:
+            close(word.channel);
             return true;
+        case SD_WORD_FINISH:
+            return true;
+        default: /* of a later version */
+            break;
         }
     return false;
 }
@@ -323,7 +328,9 @@ static sd_takeover_end_t receive(sd_takeover_t *t, earlier_t *e, int n, const sd
             next_beat = now + 1000;
         }
     }
-    return SD_TAKEOVER_SERVE;
+    /* All are dead. If we stood still meanwhile, a later process may have the store by
+     * now: it asked us before it could get it, and waits for our end if it could not. */
+    return is_superseded(t, start, signals) ? SD_TAKEOVER_LEAVE : SD_TAKEOVER_SERVE;
 }
 
 sd_takeover_end_t sd_takeover_receive(sd_takeover_t *t, const sd_start_t *start, int signals,
@@ -333,7 +340,6 @@ sd_takeover_end_t sd_takeover_receive(sd_takeover_t *t, const sd_start_t *start,
     int n = start->earlier_count, i;
     sd_takeover_end_t end;
 
-    memset(t, 0, sizeof *t);
     for (i = 0; i < n; i++)
         e[i] = (earlier_t){ .control = start->earlier[i], .pid = start->earlier_pid[i], .channel = -1 };
     end = receive(t, e, n, start, signals, beat);

@@ -23,7 +23,7 @@ typedef enum {
     SD_TAKEOVER_FAILED /* it cannot take the connections, and has said why: whoever has them goes on */
 } sd_takeover_end_t;
 
-/* One that does not move is killed, one that speaks no state of ours is asked to
+/* *t is zeroed but for `restarting`. One that does not move is killed, one that speaks no state of ours is asked to
  * finish and to go. beat(start) is called about once a second. */
 sd_takeover_end_t sd_takeover_receive(sd_takeover_t *t, const sd_start_t *start, int signals,
                                       void (*beat)(const sd_start_t *start));

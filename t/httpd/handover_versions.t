@@ -121,6 +121,7 @@ END
         $change->('newer');
         is(($idle->hello)[0], 'ok', 'and hands over');
         # and now the module goes
+        $h->allow_log(qr/AH00167: long lost child/);    # httpd does not know the process any more
         $h->{module} = undef;
         $h->reconfigure('');
         is(($h->graceful(wait => 0))[0], 0, 'a restart without the module');

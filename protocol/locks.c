@@ -405,6 +405,15 @@ void sd_locks_tick(sd_locks_t *locks, uint64_t now, sd_counters_t *counters)
 
 /* ---- handing over ---- */
 
+/* What the next process has to do about a claim. One that was granted and lost
+ * before its owner was told still owes an answer: it waits again, in its old place. */
+static uint8_t kind_to_save(const sd_claim_t *c)
+{
+    if (c->owner->awaited != c)
+        return c->kind;
+    return c->kind == SD_CLAIM_HELD ? SD_CLAIM_GRANTED : SD_CLAIM_WAITING;
+}
+
 bool sd_locks_save(const sd_lock_owner_t *owner, sd_claim_t **claim, sd_claim_state_t *state)
 {
     const sd_claim_t *c = *claim = *claim ? (*claim)->mine : owner->claims;
@@ -413,7 +422,7 @@ bool sd_locks_save(const sd_lock_owner_t *owner, sd_claim_t **claim, sd_claim_st
         return false;
     state->key = c->lock->key;
     state->key_len = c->lock->key_len;
-    state->kind = c->kind == SD_CLAIM_HELD && owner->awaited == c ? SD_CLAIM_GRANTED : c->kind;
+    state->kind = kind_to_save(c);
     state->ticket = c->ticket;
     state->asked = c->asked;
     state->until = c->until;

@@ -326,11 +326,9 @@ bool sd_locks_give_up(sd_locks_t *locks, sd_lock_owner_t *owner, uint64_t now, s
         return false;
     shard = sd_lock_shard_of(locks, claim->lock->hash);
     pthread_mutex_lock(&shard->mutex);
-    granted = claim->kind != SD_CLAIM_WAITING;
-    if (granted) {
+    owner->granted = granted = claim->kind != SD_CLAIM_WAITING;
+    if (granted)
         sd_lock_unpost(claim);
-        owner->granted = true;
-    }
     else {
         sd_count(counters, lock_timeouts);
         (void)end(locks, shard, claim, now, counters);
@@ -388,7 +386,7 @@ void sd_locks_tick(sd_locks_t *locks, uint64_t now, sd_counters_t *counters)
         sd_lock_shard_t *shard = &locks->shard[i];
         sd_lock_t *lock, *next;
 
-        if (now < __atomic_load_n(&shard->soonest, __ATOMIC_RELAXED))
+        if (now < atomic_load_explicit(&shard->soonest, memory_order_relaxed))
             continue;
         pthread_mutex_lock(&shard->mutex);
         shard->soonest = UINT64_MAX;

@@ -37,7 +37,7 @@ struct sd_lock {
 typedef struct sd_lock_shard {
     _Alignas(64) pthread_mutex_t mutex;
     sd_lock_t *busy;
-    uint64_t soonest;          /* no lease of a busy lock is over before; may be too early */
+    _Atomic uint64_t soonest;  /* no lease of a busy lock is over before; may be too early */
     sd_lock_t *bucket[SD_LOCK_BUCKETS];
 } sd_lock_shard_t;
 

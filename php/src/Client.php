@@ -7,15 +7,18 @@ declare(strict_types=1);
 namespace Sessiond;
 
 /**
- * Client.php: read, write and remove one key, whichever server is there.
+ * Client.php: lock, read, write and remove one key, whichever server is there.
  *
  * mod_sessiond answers our hello; a plain sharedanced closes the connection in
- * order, and from then on this request speaks S, F and D with it. Only that one
- * sign counts, only before any server has answered, and never on a Unix
- * socket, where sharedanced does not live and where nobody can send a reset.
- * A connection lost under a request is tried again on a new one: a server that
- * restarts between our read and our write resets us, and every request here
- * may be repeated (a W that was executed already is fenced by its version).
+ * order, and from then on this request speaks S, F and D with it, without
+ * locks. Only that one sign counts, only before any server has answered, and
+ * never on a Unix socket, where sharedanced does not live and where nobody can
+ * send a reset. An earlier mod_sessiond says in its hello that it has no locks.
+ *
+ * A connection lost under a request is tried again on a new one: every request
+ * here may be repeated. A lock is lost with its connection, and then the
+ * version fences the write; a W that was executed already is refused when it
+ * comes again, so after a refusal we look whether the data is ours.
  */
 final class Client
 {
@@ -50,9 +53,65 @@ final class Client
         return new Deadline($this->dsn->timeout());
     }
 
+    /** Ends the connection, and with it every lock. */
     public function close(): void
     {
         $this->extended->close();
+    }
+
+    /** The session is over: no lock stays, and a pooled connection goes back. */
+    public function finish(): void
+    {
+        $this->extended->finish($this->deadline());
+    }
+
+    /** Do requests of one session wait for each other here? Known after the first answer. */
+    public function usesLocks(): bool
+    {
+        return !$this->isPlain && $this->dsn->wantsLocks() && $this->extended->hasLocks();
+    }
+
+    public function isPlain(): bool
+    {
+        return $this->isPlain;
+    }
+
+    /** Gives a lock back, in one write with the next request or at finish(). */
+    public function unlock(string $key): void
+    {
+        $this->extended->unlockLater($key);
+    }
+
+    /**
+     * Reads a session, with its lock if the server has locks.
+     *
+     * @return array{0: string, 1: string|null} as read()
+     * @throws SessiondException (LOCKED) when another request kept it for all of lock_wait
+     */
+    public function lock(string $key): array
+    {
+        $deadline = $this->deadline();
+        if (!$this->dsn->wantsLocks()) {
+            return $this->read($key, $deadline);
+        }
+        $wait = $this->dsn->lockWait();
+        $patience = new Deadline($wait + $this->dsn->timeout(), 'lock_wait+timeout');
+        $end = \hrtime(true) + (int) ($wait * 1e9);
+        $answer = $this->attempt($patience, function () use ($key, &$deadline, $patience, $end): ?array {
+            if ($this->isPlain) {
+                return null;
+            }
+            if ($this->extended->wasGreeted()) {
+                $deadline = $this->deadline();    // a server that let us wait and went away has not used up its successor's time
+            }
+            try {
+                return $this->extended->lock($key, ($end - \hrtime(true)) / 1e9, $deadline, $patience);
+            } catch (SessiondException $trouble) {
+                $this->fallBackOrThrow($trouble);
+                return null;
+            }
+        });
+        return $answer ?? $this->read($key, $deadline);
     }
 
     /** @return array{0: string, 1: string|null} version and data, (Extended::ABSENT, null) when there is none */
@@ -73,9 +132,9 @@ final class Client
     }
 
     /**
-     * The new version, or null when the version given is not the session's any
-     * more. A plain sharedance has no versions and always takes the write.
-     * Comes after a read, which has found out what the server speaks.
+     * The new version, or null when the session is not ours to write. A plain
+     * sharedance has no versions and always takes the write. Comes after a
+     * read, which has found out what the server speaks.
      */
     public function write(string $key, string $data, string $version, Deadline $deadline): ?string
     {
@@ -88,12 +147,56 @@ final class Client
         });
     }
 
+    /** Renews a session's lifetime; false: there is none. Only for servers with locks. */
+    public function touch(string $key, Deadline $deadline): bool
+    {
+        return $this->attempt($deadline, function () use ($key, $deadline): bool {
+            return $this->extended->touch($key, $deadline);
+        });
+    }
+
     /**
-     * Removes a session; that there is none is as good. But when one was seen
-     * in this request, a mere close is not taken for "there is none": an idle
-     * connection that was closed hours ago ends in the same way.
+     * Removes a session; that there is none is as good.
+     *
+     * When its lock is another request's by now, we wait for our turn: what
+     * that one writes would bring the session back. Without locks there is no
+     * turn to wait for.
      */
     public function remove(string $key, bool $wasThere, Deadline $deadline): void
+    {
+        if (!$this->isPlain && !$this->extended->isKnown()) {
+            $this->read($key, $deadline);    // finds out who is there
+        }
+        if ($this->isPlain || !$this->extended->hasLocks()) {
+            $this->removePlainly($key, $wasThere, $deadline);
+            return;
+        }
+        if ($this->removeOrNull($key, $deadline) !== null) {
+            return;
+        }
+        if (!$this->dsn->wantsLocks()) {
+            $this->removePlainly($key, $wasThere, $deadline);
+            return;
+        }
+        $this->lock($key);
+        if ($this->removeOrNull($key, $this->deadline()) === null) {
+            throw SessiondException::of(SessiondException::FENCED, 'another request took its lock before it could be removed');
+        }
+    }
+
+    private function removeOrNull(string $key, Deadline $deadline): ?bool
+    {
+        return $this->attempt($deadline, function () use ($key, $deadline): ?bool {
+            return $this->extended->remove($key, $deadline);
+        });
+    }
+
+    /**
+     * With a D, which says "no" by a mere close. When the session was seen in
+     * this request, that is not taken for "there is none": an idle connection
+     * that was closed hours ago ends in the same way.
+     */
+    private function removePlainly(string $key, bool $wasThere, Deadline $deadline): void
     {
         for ($round = 0; $round < 2; $round++) {
             $removed = $this->attempt($deadline, function () use ($key, $deadline): bool {
@@ -116,7 +219,9 @@ final class Client
             try {
                 return $call();
             } catch (SessiondException $trouble) {
-                $this->close();
+                if ($trouble->getCode() !== SessiondException::LOCKED) {
+                    $this->close();
+                }
                 if (!$trouble->isLostConnection() || $left === 0 || $deadline->hasPassed()) {
                     throw $trouble;
                 }

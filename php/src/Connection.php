@@ -17,6 +17,9 @@ namespace Sessiond;
  * (each fread() is one recv(), false only for a reset or a time-out) and the
  * buffer is our own. stream_select() is avoided: it fails for descriptors
  * above 1023, which a large httpd has.
+ *
+ * A connection out of the pool (Pool.php) is the same thing, but for its end:
+ * park() puts it back, and only when nothing is under way on it.
  */
 final class Connection
 {
@@ -40,10 +43,20 @@ final class Connection
     /** Did any byte ever arrive? Without one an orderly end is a "no" in sharedance's protocol. */
     private bool $answered = false;
 
+    /** The process that opened it. A child made by fork() must keep its hands off. */
+    private int $process;
+
+    /** Its name in the pool, '' for one that is not pooled. */
+    private string $pooled = '';
+
+    /** Has an earlier request used it? Then its server may have gone since. */
+    private bool $used = false;
+
     /** @param resource $stream */
     private function __construct($stream)
     {
         $this->stream = $stream;
+        $this->process = (int) \getmypid();
         \stream_set_read_buffer($stream, 0);
         \stream_set_write_buffer($stream, 0);
     }
@@ -53,24 +66,61 @@ final class Connection
         $this->close();
     }
 
+    /** A connection of this request's own. */
     public static function open(Dsn $dsn, Deadline $deadline): self
     {
         $context = \stream_context_create(['socket' => ['tcp_nodelay' => true]]);
+        return new self(self::connect($dsn, $deadline, static function (?int &$errno, ?string &$error) use ($dsn, $deadline, $context) {
+            return \stream_socket_client(
+                $dsn->address(),
+                $errno,
+                $error,
+                $deadline->left(),
+                \STREAM_CLIENT_CONNECT,
+                $context
+            );
+        }));
+    }
+
+    /** The pooled connection if the address wants one and it is free, else one of this request's own. */
+    public static function pooledOrOwn(Dsn $dsn, Deadline $deadline): self
+    {
+        $name = Pool::take($dsn);
+        if ($name === '') {
+            return self::open($dsn, $deadline);
+        }
+        try {
+            do {
+                $stream = self::connect($dsn, $deadline, static function (?int &$errno, ?string &$error) use ($dsn, $name, $deadline) {
+                    return Pool::stream($dsn, $name, $deadline->left(), $errno, $error);
+                });
+                $fit = Pool::isFit($stream);
+                if (!$fit) {
+                    \fclose($stream);
+                }
+            } while (!$fit);
+        } catch (\Throwable $trouble) {
+            Pool::leave($name);
+            throw $trouble;
+        }
+        $connection = new self($stream);
+        $connection->pooled = $name;
+        $connection->used = Pool::isUsed($stream);
+        Pool::markBusy($stream);
+        return $connection;
+    }
+
+    /** @return resource */
+    private static function connect(Dsn $dsn, Deadline $deadline, callable $call)
+    {
         $errno = 0;
         $error = '';
         do {
-            $stream = self::quietly(static function () use ($dsn, $deadline, $context, &$errno, &$error) {
-                return \stream_socket_client(
-                    $dsn->address(),
-                    $errno,
-                    $error,
-                    $deadline->left(),
-                    \STREAM_CLIENT_CONNECT,
-                    $context
-                );
+            $stream = self::quietly(static function () use ($call, &$errno, &$error) {
+                return $call($errno, $error);
             });
             if ($stream !== false) {
-                return new self($stream);
+                return $stream;
             }
             /* PHP's own limit may be over a moment before ours */
             if ($deadline->hasPassed() || $errno === self::ETIMEDOUT) {
@@ -87,12 +137,57 @@ final class Connection
         );
     }
 
+    /** Ends it. (fclose() ends a persistent stream, too.) */
     public function close(): void
     {
         if ($this->stream !== null) {
-            \fclose($this->stream);
+            $stream = $this->stream;
             $this->stream = null;
+            /* In a child this closes the child's copy; the parent's goes on. */
+            \fclose($stream);
+            $this->leavePool();
         }
+    }
+
+    /**
+     * Leaves a pooled connection to the next request, closes any other. The
+     * caller knows that no answer is due; whatever else looks odd closes it.
+     */
+    public function park(): void
+    {
+        if ($this->pooled === '' || $this->stream === null || !$this->isOurs() || $this->received !== '') {
+            $this->close();
+            return;
+        }
+        $stream = $this->stream;
+        $this->stream = null;
+        if (!Pool::markFree($stream)) {
+            \fclose($stream);
+        }
+        $this->leavePool();
+    }
+
+    private function leavePool(): void
+    {
+        if ($this->pooled !== '') {
+            Pool::leave($this->pooled);
+            $this->pooled = '';
+        }
+    }
+
+    public function isOurs(): bool
+    {
+        return $this->process === \getmypid();
+    }
+
+    public function isPooled(): bool
+    {
+        return $this->pooled !== '';
+    }
+
+    public function isUsed(): bool
+    {
+        return $this->used;
     }
 
     public function hasAnswered(): bool

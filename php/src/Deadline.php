@@ -20,9 +20,13 @@ final class Deadline
 
     private float $seconds;
 
-    public function __construct(float $seconds)
+    private string $option;
+
+    /** @param string $option what the limit comes from, for messages */
+    public function __construct(float $seconds, string $option = 'timeout')
     {
         $this->seconds = $seconds;
+        $this->option = $option;
         $this->end = \hrtime(true) + (int) ($seconds * 1e9);
     }
 
@@ -41,6 +45,12 @@ final class Deadline
         return \max($left, 0.001);
     }
 
+    /** Half of what is left, for something that has a second attempt. */
+    public function half(): self
+    {
+        return new self($this->left() / 2);
+    }
+
     public function hasPassed(): bool
     {
         return \hrtime(true) >= $this->end;
@@ -50,7 +60,13 @@ final class Deadline
     {
         return SessiondException::of(
             SessiondException::TIMEOUT,
-            \sprintf('no complete answer within timeout=%s s', \rtrim(\rtrim(\sprintf('%.3f', $this->seconds), '0'), '.'))
+            \sprintf('no complete answer within %s=%s s', $this->option, self::seconds($this->seconds))
         );
+    }
+
+    /** Seconds as a person writes them. */
+    public static function seconds(float $seconds): string
+    {
+        return \rtrim(\rtrim(\sprintf('%.3f', $seconds), '0'), '.');
     }
 }

@@ -9,7 +9,7 @@ namespace Sessiond;
 /**
  * Dsn.php: where the session server is, as written in session.save_path.
  *
- *     tcp://host[:port][?timeout=2&prefix=]    tcp://[::1]:1042    unix:///path[?...]
+ *     tcp://host[:port][?timeout=2&lock_wait=30]    tcp://[::1]:1042    unix:///path[?...]
  *
  * Everything is checked here and nothing is guessed: a misspelt option that
  * was quietly ignored would show up as a wrong time-out in the middle of an
@@ -22,10 +22,17 @@ final class Dsn
     public const DEFAULT_TIMEOUT = 2.0;
     public const LEAST_TIMEOUT = 0.1;
     public const MOST_TIMEOUT = 300.0;
+    public const DEFAULT_LOCK_WAIT = 30.0;
+    public const MOST_LOCK_WAIT = 600.0;
     public const MOST_PREFIX = 64;
+
+    /** Seconds: the most that a server takes. */
+    public const MOST_TTL = 2592000;
 
     /* sockaddr_un holds 108 bytes, the last of them a NUL. */
     private const MOST_PATH = 107;
+
+    private const OPTIONS = 'timeout, lock_wait, lock, persistent, ttl, prefix and on_error';
 
     private const EXAMPLES = 'tcp://host:1042?timeout=2, tcp://[::1]:1042 or unix:///path/of/the/socket';
 
@@ -38,6 +45,16 @@ final class Dsn
     private float $timeout = self::DEFAULT_TIMEOUT;
 
     private string $prefix = '';
+
+    private float $lockWait = self::DEFAULT_LOCK_WAIT;
+
+    private bool $locks = true;
+
+    private bool $persistent = false;
+
+    private ?int $ttl = null;
+
+    private ?string $onError = null;
 
     /** Is this one of our DSNs rather than a folder for PHP's own handler? */
     public static function looksLike(string $savePath): bool
@@ -81,6 +98,43 @@ final class Dsn
     public function prefix(): string
     {
         return $this->prefix;
+    }
+
+    /** Seconds to wait for another request of the same session. */
+    public function lockWait(): float
+    {
+        return $this->lockWait;
+    }
+
+    public function wantsLocks(): bool
+    {
+        return $this->locks;
+    }
+
+    public function isPersistent(): bool
+    {
+        return $this->persistent;
+    }
+
+    /**
+     * The lifetime that a write asks for, 0 for the server's own. Without an
+     * option it is what PHP says at that moment, since a page may change it.
+     */
+    public function ttl(): int
+    {
+        return $this->ttl ?? \max(0, \min(self::MOST_TTL, (int) \ini_get('session.gc_maxlifetime')));
+    }
+
+    /** Must a read that fails throw? */
+    public function readsThrow(): bool
+    {
+        return $this->onError !== 'warn';
+    }
+
+    /** Must a write or a removal that fails throw? */
+    public function writesThrow(): bool
+    {
+        return $this->onError === 'throw';
     }
 
     private function path(string $encoded): string
@@ -172,30 +226,78 @@ final class Dsn
             $value = \rawurldecode($value);
             switch ($name) {
                 case 'timeout':
-                    $this->timeout = $this->seconds($value);
+                    $this->timeout = $this->seconds($name, $value, self::LEAST_TIMEOUT, self::MOST_TIMEOUT);
+                    break;
+                case 'lock_wait':
+                    $this->lockWait = $this->seconds($name, $value, 0.0, self::MOST_LOCK_WAIT);
+                    break;
+                case 'lock':
+                    $this->locks = $this->isOn($name, $value);
+                    break;
+                case 'persistent':
+                    $this->persistent = $this->isOn($name, $value);
+                    break;
+                case 'ttl':
+                    $this->ttl = $this->lifetime($value);
                     break;
                 case 'prefix':
                     $this->prefix = $this->keyPrefix($value);
                     break;
+                case 'on_error':
+                    $this->onError = $this->reaction($value);
+                    break;
                 default:
                     throw $this->wrong(
                         \sprintf('the option "%s" is unknown', $this->shown($name)),
-                        'the options are timeout and prefix'
+                        'the options are ' . self::OPTIONS
                     );
             }
         }
     }
 
-    private function seconds(string $value): float
+    private function seconds(string $name, string $value, float $least, float $most): float
     {
         $seconds = \preg_match('~^[0-9]{1,6}(?:\.[0-9]{1,6})?$~D', $value) === 1 ? (float) $value : -1.0;
-        if ($seconds < self::LEAST_TIMEOUT || $seconds > self::MOST_TIMEOUT) {
+        if ($seconds < $least || $seconds > $most) {
             throw $this->wrong(
-                \sprintf('timeout=%s is not between %s and %s', $this->shown($value), self::LEAST_TIMEOUT, self::MOST_TIMEOUT),
-                'write seconds such as timeout=2 or timeout=0.5'
+                \sprintf('%s=%s is not between %s and %s', $name, $this->shown($value), $least, $most),
+                \sprintf('write seconds such as %1$s=2 or %1$s=0.5', $name)
             );
         }
         return $seconds;
+    }
+
+    private function isOn(string $name, string $value): bool
+    {
+        if (!\in_array($value, ['on', 'off', '1', '0'], true)) {
+            throw $this->wrong(
+                \sprintf('%s=%s is neither on nor off', $name, $this->shown($value)),
+                \sprintf('write %1$s=on or %1$s=off', $name)
+            );
+        }
+        return $value === 'on' || $value === '1';
+    }
+
+    private function lifetime(string $value): int
+    {
+        if (\preg_match('~^[0-9]{1,9}$~D', $value) !== 1 || (int) $value > self::MOST_TTL) {
+            throw $this->wrong(
+                \sprintf('ttl=%s is not between 0 and %d seconds', $this->shown($value), self::MOST_TTL),
+                'write whole seconds, 0 for the server\'s SessiondExpiration, or no ttl for session.gc_maxlifetime'
+            );
+        }
+        return (int) $value;
+    }
+
+    private function reaction(string $value): string
+    {
+        if ($value !== 'throw' && $value !== 'warn') {
+            throw $this->wrong(
+                \sprintf('on_error=%s is neither throw nor warn', $this->shown($value)),
+                'write one of them, or no on_error: then reads throw and writes warn'
+            );
+        }
+        return $value;
     }
 
     private function keyPrefix(string $value): string

@@ -11,13 +11,18 @@ namespace Sessiond;
  *
  *     'P' nonce(8)                                -> 'K' len nonce "mod_sessiond/<version> <features>"
  *     'G' keylen key                              -> 'V' len version(8) data | 'N' 0
- *     'W' keylen datalen ttl version(8) key data  -> 'K' 8 version(8) | 'B' 0 | 'E' len text
+ *     'L' keylen wait_ms key                      -> the same, with the lock | 'B' 0
+ *     'W' keylen datalen ttl version(8) key data  -> 'K' 8 version(8) | 'B' 0
+ *     'T' keylen ttl key                          -> 'K' 0 | 'N' 0
+ *     'U' keylen key                              -> 'K' 0 | 'N' 0
+ *     'R' keylen key                              -> 'K' 0 | 'N' 0 | 'B' 0
  *
- * Integers are 32-bit big-endian; a version is 8 opaque bytes. Every connection
- * begins with a hello, in one write with the first request, so it costs no
- * round trip. Its nonce proves that the answers belong to our questions. One
- * wrong byte and the two sides are out of step, so any trouble here ends the
- * connection; only an 'E' leaves it in step.
+ * and 'E' len text in place of any of them. Integers are 32-bit big-endian; a
+ * version is 8 opaque bytes. Each use of a connection begins with a hello, in
+ * one write with the first request, so it costs no round trip. Its nonce proves
+ * that the answers belong to our questions, and it takes back whatever lock an
+ * earlier use left. One wrong byte and the two sides are out of step, so any
+ * trouble here ends the connection; only an 'E' leaves it in step.
  */
 final class Extended
 {
@@ -33,15 +38,26 @@ final class Extended
     private const MOST_VALUE = 0x7fffffff;
     private const MOST_TEXT = 65536;
 
-    /* 0: the server's SessiondExpiration. */
-    private const TTL = 0;
-
     private Dsn $dsn;
 
     private ?Connection $connection = null;
 
     /** Has a server answered our hello in this request? Then it is no plain sharedanced. */
     private bool $known = false;
+
+    private bool $greeted = false;
+
+    /** Does that server have locks? */
+    private bool $locks = false;
+
+    /** The key whose lock this connection holds, as far as we know. */
+    private ?string $held = null;
+
+    /** An unlock that goes out with the next request. */
+    private string $unlock = '';
+
+    /** Between the first byte of a request and the last of its answer. */
+    private bool $underWay = false;
 
     public function __construct(Dsn $dsn)
     {
@@ -53,69 +69,251 @@ final class Extended
         return $this->known;
     }
 
+    public function hasLocks(): bool
+    {
+        return $this->locks;
+    }
+
+    public function holds(string $key): bool
+    {
+        return $this->held === $key;
+    }
+
+    /** Has the connection that is open, or was last, had its hello answered? */
+    public function wasGreeted(): bool
+    {
+        return $this->greeted;
+    }
+
     /** Is there a connection, and has a byte come over it? */
     public function hasAnswered(): bool
     {
         return $this->connection !== null && $this->connection->hasAnswered();
     }
 
+    /** Ends the connection, and with it every lock. */
     public function close(): void
     {
-        if ($this->connection !== null) {
-            $this->connection->close();
-            $this->connection = null;
+        $connection = $this->connection;
+        $this->connection = null;
+        $this->held = null;
+        $this->unlock = '';
+        $this->underWay = false;
+        if ($connection !== null) {
+            $connection->close();
         }
+    }
+
+    /**
+     * Leaves a pooled connection to the next request, closes any other. No
+     * lock stays: a close ends them, and in the pool an unlock does.
+     */
+    public function finish(Deadline $deadline): void
+    {
+        $connection = $this->connection;
+        if ($connection === null) {
+            return;
+        }
+        if (!$connection->isPooled() || !$connection->isOurs() || $this->underWay) {
+            $this->close();
+            return;
+        }
+        if ($this->held !== null) {
+            $this->unlockLater($this->held);
+        }
+        if ($this->unlock !== '') {
+            try {
+                $this->request('', $deadline);
+            } catch (SessiondException $trouble) {
+                $this->close();
+                return;
+            }
+        }
+        $this->connection = null;
+        $connection->park();
     }
 
     /** The open connection, for a request that ends it (D); it is the caller's from now on. */
     public function release(): ?Connection
     {
-        $connection = $this->connection;
+        $connection = $this->underWay || $this->connection === null || !$this->connection->isOurs() ? null : $this->connection;
+        if ($connection === null || $this->unlock !== '') {
+            $this->close();
+            return null;
+        }
         $this->connection = null;
+        $this->held = null;
         return $connection;
     }
 
     /** @return array{0: string, 1: string|null} version and data, (ABSENT, null) when there is none */
     public function get(string $key, Deadline $deadline): array
     {
-        [$status, $body] = $this->request('G' . \pack('N', \strlen($key)) . $key, $deadline);
-        if ($status === 'N' && $body === '') {
-            return [self::ABSENT, null];
-        }
-        if ($status === 'V' && \strlen($body) >= self::VERSION) {
-            return [\substr($body, 0, self::VERSION), \substr($body, self::VERSION)];
-        }
-        throw $this->unexpected('G', $status, $body);
+        return $this->value('G', $this->request('G' . \pack('N', \strlen($key)) . $key, $deadline));
     }
 
-    /** The new version, or null when the one given is not the session's any more. */
+    /**
+     * Locks the key and gets its value, as get() does. Null: this server has no locks.
+     *
+     * @param float $wait seconds to wait in the queue
+     * @param Deadline $patience for the answer, which may take all of that
+     * @throws SessiondException (LOCKED) when that was not enough
+     */
+    public function lock(string $key, float $wait, Deadline $deadline, Deadline $patience): ?array
+    {
+        if ($this->held !== null && $this->held !== $key) {
+            $this->unlockLater($this->held);
+        }
+        $frame = 'L' . \pack('NN', \strlen($key), (int) \max(0, \round($wait * 1000))) . $key;
+        $answer = $this->request($frame, $deadline, $patience);
+        if ($answer === null) {
+            return null;
+        }
+        if ($answer === ['B', '']) {
+            throw SessiondException::of(SessiondException::LOCKED, 'another request holds its lock');
+        }
+        $value = $this->value('L', $answer);
+        $this->held = $key;
+        return $value;
+    }
+
+    /** Gives the lock back, in one write with the next request. */
+    public function unlockLater(string $key): void
+    {
+        if ($this->held === $key) {
+            $this->held = null;
+            $this->unlock = 'U' . \pack('N', \strlen($key)) . $key;
+        }
+    }
+
+    /** The new version, or null when it is not ours to write. The lock is given back in both cases. */
     public function write(string $key, string $data, string $version, Deadline $deadline): ?string
     {
-        $frame = 'W' . \pack('NNN', \strlen($key), \strlen($data), self::TTL) . $version . $key . $data;
+        $frame = 'W' . \pack('NNN', \strlen($key), \strlen($data), $this->dsn->ttl()) . $version . $key . $data;
         [$status, $body] = $this->request($frame, $deadline);
         if ($status === 'K' && \strlen($body) === self::VERSION) {
+            $this->forget($key);
             return $body;
         }
-        if ($status === 'B' && $body === '') {
+        if ($status === 'B') {
+            $this->forget($key);
             return null;
         }
         throw $this->unexpected('W', $status, $body);
     }
 
-    /** @return array{0: string, 1: string} status and body */
-    private function request(string $frame, Deadline $deadline): array
+    /** Renews the lifetime and gives the lock back; false: there is no such session. */
+    public function touch(string $key, Deadline $deadline): bool
     {
+        return $this->yesOrNo('T', $key, \pack('NN', \strlen($key), $this->dsn->ttl()) . $key, $deadline);
+    }
+
+    /** Removes the session and gives the lock back; null: another request holds the lock. */
+    public function remove(string $key, Deadline $deadline): ?bool
+    {
+        return $this->yesOrNo('R', $key, \pack('N', \strlen($key)) . $key, $deadline);
+    }
+
+    private function yesOrNo(string $type, string $key, string $rest, Deadline $deadline): ?bool
+    {
+        [$status, $body] = $this->request($type . $rest, $deadline);
+        if ($body === '' && ($status === 'K' || $status === 'N' || ($status === 'B' && $type === 'R'))) {
+            $this->forget($key);
+            return $status === 'B' ? null : $status === 'K';
+        }
+        throw $this->unexpected($type, $status, $body);
+    }
+
+    private function forget(string $key): void
+    {
+        if ($this->held === $key) {
+            $this->held = null;
+        }
+    }
+
+    /**
+     * @param array{0: string, 1: string} $answer
+     * @return array{0: string, 1: string|null}
+     */
+    private function value(string $asked, array $answer): array
+    {
+        [$status, $body] = $answer;
+        if ($status === 'N') {
+            return [self::ABSENT, null];
+        }
+        if ($status === 'V') {
+            return [\substr($body, 0, self::VERSION), \substr($body, self::VERSION)];
+        }
+        throw $this->unexpected($asked, $status, $body);
+    }
+
+    /**
+     * Sends a frame, with a hello and an unlock before it where they are due,
+     * and receives its answer.
+     *
+     * @return array{0: string, 1: string}|null status and body; null when it is
+     *     an L and the server has no locks
+     */
+    private function request(string $frame, Deadline $deadline, ?Deadline $patience = null): ?array
+    {
+        /* A time limit may have jumped out of a request of ours; at the end of
+         * such a page PHP calls us again, and nothing fits any more. */
+        if ($this->connection !== null && ($this->underWay || !$this->connection->isOurs())) {
+            $this->close();
+        }
+        $isLock = $frame !== '' && $frame[0] === 'L';
         if ($this->connection === null) {
-            $nonce = \random_bytes(self::NONCE);
-            $this->connection = Connection::open($this->dsn, $deadline);
-            $this->send('P' . $nonce . $frame, $deadline);
-            $this->hello($nonce, $deadline);
+            $this->begin($frame, $deadline);
+            if ($isLock && !$this->locks) {
+                $this->close();    // it takes the L for a stranger's and hangs up
+                return null;
+            }
         } elseif ($this->connection->hasLeftovers()) {
             throw SessiondException::of(SessiondException::MALFORMED, 'the server sent more than was asked for');
         } else {
-            $this->send($frame, $deadline);
+            $unlock = $this->unlock;
+            $this->underWay = true;
+            $this->send($unlock . $frame, $deadline);
+            $this->unlock = '';
+            if ($unlock !== '') {
+                [$status, $body] = $this->reply($deadline);
+                if ($status !== 'K' && $status !== 'N' || $body !== '') {
+                    throw $this->unexpected('U', $status, $body);
+                }
+            }
         }
-        return $this->reply($deadline);
+        $answer = $frame === '' ? ['K', ''] : $this->reply($patience ?? $deadline);
+        $this->underWay = false;
+        return $answer;
+    }
+
+    /**
+     * A connection that lay in the pool may have lost its server, or hold an
+     * answer to somebody else. It gets half of the time to say hello; whatever
+     * goes wrong, a new connection takes its place.
+     */
+    private function begin(string $frame, Deadline $deadline): void
+    {
+        $this->connection = Connection::pooledOrOwn($this->dsn, $deadline);
+        if ($this->connection->isUsed()) {
+            try {
+                $this->greet($frame, $deadline->half());
+                return;
+            } catch (SessiondException $stale) {
+                $this->close();
+            }
+            $this->connection = Connection::pooledOrOwn($this->dsn, $deadline);
+        }
+        $this->greet($frame, $deadline);
+    }
+
+    private function greet(string $frame, Deadline $deadline): void
+    {
+        $nonce = \random_bytes(self::NONCE);
+        $this->greeted = false;
+        $this->underWay = true;
+        $this->send('P' . $nonce . $frame, $deadline);
+        $this->hello($nonce, $deadline);
     }
 
     /**
@@ -143,6 +341,7 @@ final class Extended
         } catch (SessiondException $nothingThere) {
             throw $failure;
         }
+        $this->close();    // part of the frame is still here
         throw $this->unexpected('W', $status, $body);
     }
 
@@ -159,7 +358,8 @@ final class Extended
         if (\preg_match('~^mod_sessiond/[!-\~]+(?: [!-\~]*)*$~D', $greeting) !== 1) {
             throw SessiondException::of(SessiondException::MALFORMED, 'the answer to our hello is not mod_sessiond\'s');
         }
-        $this->known = true;
+        $this->known = $this->greeted = true;
+        $this->locks = \in_array('lock', \explode(' ', $greeting), true);
     }
 
     /** @return array{0: string, 1: string} status and body */

@@ -44,6 +44,12 @@ final class SessiondException extends \RuntimeException
     /** The session was removed by another request while this one ran. */
     public const REMOVED = 9;
 
+    /** Another request of the same session held its lock for all of lock_wait. */
+    public const LOCKED = 10;
+
+    /** The lock was lost (a lease that ended, a new connection), and another request has taken over. */
+    public const FENCED = 11;
+
     public static function of(int $kind, string $message): self
     {
         return new self($message, $kind);

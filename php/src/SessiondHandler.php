@@ -15,16 +15,21 @@ namespace Sessiond;
  * throws or returns false makes PHP replace the user's cookie by a new id, so
  * trouble met there is kept and thrown by the read() that follows. write() and
  * destroy() run in shutdown, where an exception helps nobody: they warn and
- * return false. The version that the read gave fences the write.
+ * return false. PHP calls no close() once something has thrown, so whoever
+ * throws gives the lock back first. The version that the read gave fences the
+ * write when the lock was lost.
  */
 class SessiondHandler implements
     \SessionHandlerInterface,
     \SessionIdInterface,
     \SessionUpdateTimestampHandlerInterface
 {
-    /* Each B means that another request's write came through, so this bounds
-     * nothing but a server that is out of its mind; the deadline comes first. */
+    /* Without locks each B means that another request's write came through, so
+     * this bounds nothing but a server that is out of its mind. */
     private const MOST_CONFLICTS = 1000;
+
+    /* Frames between session_start() and us: a framework's proxies. */
+    private const MOST_FRAMES = 12;
 
     private ?string $givenDsn;
 
@@ -67,7 +72,7 @@ class SessiondHandler implements
      */
     public function open(string $path, string $name): bool
     {
-        /* PHP skips close() after a read that threw. */
+        /* session_reset() opens and reads again without a close: the lock stays. */
         $this->forget();
         $this->useDsn($this->givenDsn ?? $path);
         $length = (int) \ini_get('session.sid_length');
@@ -84,26 +89,34 @@ class SessiondHandler implements
     public function close(): bool
     {
         $this->forget();
-        if ($this->client !== null) {
-            $this->client->close();
-        }
+        $this->finish();
         return true;
     }
 
     /**
-     * The session's data, '' when there is no such session.
+     * The session's data, '' when there is no such session. False, after a
+     * warning, only with on_error=warn: then session_start() is false.
      *
      * @throws SessiondException on any trouble
      */
-    public function read(string $id): string
+    public function read(string $id): string|false
     {
         $answer = $this->ahead !== null && $this->ahead[0] === $id ? $this->ahead[1] : null;
         $this->ahead = null;
         $this->id = null;
-        if ($answer instanceof SessiondException) {
-            throw $answer;
+        try {
+            if ($answer instanceof SessiondException) {
+                throw $answer;
+            }
+            [$version, $data] = $answer ?? $this->fetch($id);
+        } catch (SessiondException $trouble) {
+            $this->finish();
+            if ($this->dsn === null || $this->dsn->readsThrow()) {
+                throw $trouble;
+            }
+            \trigger_error($trouble->getMessage(), \E_USER_WARNING);
+            return false;
         }
-        [$version, $data] = $answer ?? $this->fetch($id);
         $this->id = $id;
         $this->version = $version;
         if (isset($this->ownIds[$id])) {
@@ -118,25 +131,33 @@ class SessiondHandler implements
             $this->store($id, $data);
             return true;
         } catch (SessiondException $trouble) {
-            return $this->warn('stored', $id, $trouble);
+            return $this->complain('stored', $id, $trouble);
         }
     }
 
     /**
-     * The session is unchanged; its lifetime counts from its last write, so it
-     * is written again. When another request has written it meanwhile, that
-     * has renewed it, and our copy must not replace theirs.
+     * The session is unchanged, and so its lifetime is renewed. Where there
+     * was none it is stored, empty or not: in strict mode an id without a
+     * session would be replaced at the next request. One that another request
+     * removed meanwhile stays removed, and that is no failure.
      */
     public function updateTimestamp(string $id, string $data): bool
     {
         try {
             $this->requireRead($id);
             $client = $this->client();
-            $version = $client->write($this->key($id), $data, $this->version, $client->deadline());
-            $this->version = $version ?? $this->version;
+            $key = $this->key($id);
+            if (!$client->usesLocks()) {
+                /* Written again. When another request has written it, that has
+                 * renewed it, and our copy must not replace theirs. */
+                $version = $client->write($key, $data, $this->version, $client->deadline());
+                $this->version = $version ?? $this->version;
+            } elseif ($this->version === Extended::ABSENT || !$client->touch($key, $client->deadline())) {
+                $this->store($id, $data);
+            }
             return true;
         } catch (SessiondException $trouble) {
-            return $this->warn('renewed', $id, $trouble);
+            return $trouble->getCode() === SessiondException::REMOVED || $this->complain('renewed', $id, $trouble);
         }
     }
 
@@ -150,7 +171,7 @@ class SessiondHandler implements
             $client->remove($this->key($id), $wasThere, $client->deadline());
             return true;
         } catch (SessiondException $trouble) {
-            return $this->warn('removed', $id, $trouble);
+            return $this->complain('removed', $id, $trouble);
         }
     }
 
@@ -193,6 +214,7 @@ class SessiondHandler implements
             return true;
         }
         if ($answer[1] === null) {
+            $this->client->unlock($this->key($id));
             return false;
         }
         $this->ahead = [$id, $answer];
@@ -205,7 +227,7 @@ class SessiondHandler implements
         $key = $this->key($id);
         try {
             $client = $this->client();
-            return $client->read($key, $client->deadline());
+            $answer = $this->isReadOnly() ? $client->read($key, $client->deadline()) : $client->lock($key);
         } catch (SessiondException $trouble) {
             throw SessiondException::of(
                 $trouble->getCode(),
@@ -213,18 +235,40 @@ class SessiondHandler implements
                     'session %s cannot be read from %s: %s',
                     Key::mask($id),
                     $this->dsn()->address(),
-                    $trouble->getMessage()
+                    $trouble->getCode() === SessiondException::LOCKED
+                        ? \sprintf('another request has held its lock for all of lock_wait=%s s', Deadline::seconds($this->dsn()->lockWait()))
+                        : $trouble->getMessage()
                 )
             );
         }
+        if ($client->isPlain() && $this->dsn()->wantsLocks() && Pool::isFirst('plain ' . $this->dsn()->address())) {
+            \trigger_error(
+                \sprintf(
+                    '%s is a plain sharedance server, which has no session locks: two requests of one user overwrite each other'
+                        . ' (lock=off in session.save_path, if that is meant)',
+                    $this->dsn()->address()
+                ),
+                \E_USER_NOTICE
+            );
+        }
+        return $answer;
     }
 
     /**
-     * Two requests of one user that overlap: the last writer wins, as with
-     * every handler that has no locks. So on a conflict the write is repeated
-     * upon the version that is there now. Never upon "absent": a session that
-     * another request removed (a log-out) must not come back.
+     * With read_and_close there is no write, so there is nothing to wait for.
+     * PHP does not tell a handler, but the arguments are on the stack.
      */
+    private function isReadOnly(): bool
+    {
+        foreach (\debug_backtrace(0, self::MOST_FRAMES) as $frame) {
+            if ($frame['function'] === 'session_start' && !isset($frame['class'])) {
+                $options = $frame['args'][0] ?? null;
+                return \is_array($options) && (int) ($options['read_and_close'] ?? 0) > 0;
+            }
+        }
+        return false;
+    }
+
     private function store(string $id, string $data): void
     {
         $this->requireRead($id);
@@ -238,15 +282,41 @@ class SessiondHandler implements
                 $this->version = $written;
                 return;
             }
-            [$version, $there] = $client->read($key, $deadline);
-            if ($there === null) {
-                throw SessiondException::of(
-                    SessiondException::REMOVED,
-                    'another request has removed it meanwhile, and it stays removed'
-                );
+            [$is, $there] = $client->read($key, $deadline);
+            if ($there === $data && $client->usesLocks()) {
+                /* A W that was repeated: the first one came through. */
+                $this->version = $is;
+                return;
             }
+            $version = $this->versionToTryNext($version, $is, $there);
         }
         throw SessiondException::of(SessiondException::MALFORMED, 'the server refuses the very version that it gives');
+    }
+
+    /**
+     * After a refused write. With locks it was not ours any more, and that is
+     * the end of it. Without, the last writer wins, so the write is repeated
+     * upon what is there now, but never upon "absent": a session that another
+     * request removed (a log-out) must not come back.
+     */
+    private function versionToTryNext(string $tried, string $is, ?string $there): string
+    {
+        if ($there === null && ($tried !== Extended::ABSENT || !$this->client()->usesLocks())) {
+            throw SessiondException::of(
+                SessiondException::REMOVED,
+                'another request has removed it meanwhile, and it stays removed'
+            );
+        }
+        if ($this->client()->usesLocks()) {
+            throw SessiondException::of(
+                SessiondException::FENCED,
+                'its lock was lost, and another request has taken the session over; that one\'s work stays'
+            );
+        }
+        if ($is === $tried) {
+            throw SessiondException::of(SessiondException::LOCKED, 'another request holds its lock');
+        }
+        return $is;
     }
 
     private function requireRead(string $id): void
@@ -300,13 +370,23 @@ class SessiondHandler implements
         $this->ahead = null;
     }
 
-    private function warn(string $what, string $id, SessiondException $trouble): bool
+    /** No lock stays, and the connection goes back to where it came from. */
+    private function finish(): void
+    {
+        if ($this->client !== null) {
+            $this->client->finish();
+        }
+    }
+
+    private function complain(string $what, string $id, SessiondException $trouble): bool
     {
         $where = $this->dsn === null ? '' : ' at ' . $this->dsn->address();
-        \trigger_error(
-            \sprintf('session %s was not %s%s: %s', Key::mask($id), $what, $where, $trouble->getMessage()),
-            \E_USER_WARNING
-        );
+        $message = \sprintf('session %s was not %s%s: %s', Key::mask($id), $what, $where, $trouble->getMessage());
+        if ($this->dsn !== null && $this->dsn->writesThrow()) {
+            $this->finish();
+            throw SessiondException::of($trouble->getCode(), $message);
+        }
+        \trigger_error($message, \E_USER_WARNING);
         return false;
     }
 }

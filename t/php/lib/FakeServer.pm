@@ -2,9 +2,9 @@
 #
 # FakeServer: a session server that misbehaves to order.
 #
-# A process of its own speaks either mod_sessiond's frames (P G W S F D) or
-# plain sharedance's (S F D, everything else is closed in order) over a small
-# table in memory. The test's hook sees each frame before it is executed and
+# A process of its own speaks either mod_sessiond's frames (P G L W T U R S F D,
+# or without locks P G W S F D) or plain sharedance's (S F D, everything else is
+# closed in order) over a small table in memory. The test's hook sees each frame before it is executed and
 # may send anything, reset, close or stall instead, or change the table as
 # another client would. Every frame is told to the test afterwards, so that it
 # can count round trips. What is hard: a reset must really be one (SO_LINGER
@@ -12,6 +12,7 @@
 package FakeServer;
 use v5.36;
 
+use FakeLocks  ();
 use File::Temp ();
 use IO::Select ();
 use IO::Socket::IP   ();
@@ -21,11 +22,13 @@ use POSIX  ();
 
 use constant ALL_ONES => ~0;
 
-# speak: 'sessiond' or 'sharedance'
-# on:    'tcp', 'tcp6' or 'unix'
-# hook:  sub ($server, $frame), see _execute
+# speak:    'sessiond' or 'sharedance'
+# features: of its hello; without "lock" it is an earlier mod_sessiond
+# on:       'tcp', 'tcp6' or 'unix'
+# lease:    seconds, after which a lock ends if somebody asks for it
+# hook:     sub ($server, $frame), see _execute
 sub start ($class, %arg) {
-    my $self = bless { speak => 'sessiond', on => 'tcp', hook => sub { }, %arg }, $class;
+    my $self = bless { speak => 'sessiond', features => 'fence lock', on => 'tcp', lease => undef, hook => sub { }, %arg }, $class;
     my $listener = $self->_listen;
     socketpair my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC or die "socketpair: $!\n";
     my $pid = fork // die "fork: $!\n";
@@ -81,9 +84,24 @@ sub value ($self, $key) {
 }
 
 sub version ($self, $key) { return $self->_ask('version', $key) }
+sub ttl ($self, $key) { return $self->_ask('ttl', $key) }
 
 # Keys of all sessions.
 sub keys ($self) { return map { pack 'H*', $_ } split / /, $self->_ask('keys') }
+
+# The keys that are locked, and how many requests wait for one.
+sub held ($self)    { return split / /, $self->_ask('held') }
+sub waiting ($self) { return $self->_ask('waiting') }
+
+# As at the end of a lease: whoever has the lock has it no more.
+sub end_lease ($self, $key) { $self->_ask('lease', $key); return $self }
+
+# As after kill -9 of the session process: all connections are reset, all locks
+# are gone, the values stay.
+sub lose ($self) { $self->_ask('lose'); return $self }
+
+# The connections that are open, by their numbers.
+sub open_connections ($self) { return split / /, $self->_ask('open') }
 
 # The frames since the last call: "connection:type", such as "1:P 1:G 1:W".
 sub frames ($self) { return $self->_ask('frames') }
@@ -115,9 +133,17 @@ sub DESTROY ($self) {
 sub _serve ($self, $listener, $control) {
     @$self{qw(items counter connections log hooking)} = ({}, 0, 0, [], 1);
     $self->{select} = IO::Select->new($listener, $control);
+    $self->{locks} = FakeLocks->new(
+        lease   => $self->{lease},
+        granted => sub ($connection, $key) { push @{ $self->{woken} }, [ $connection, $self->_value($key) ] },
+        refused => sub ($connection, $key) { push @{ $self->{woken} }, [ $connection, reply('B') ] },
+    );
     my %by_socket;
+    $self->{by_socket} = \%by_socket;
     while (1) {
-        for my $socket ($self->{select}->can_read) {
+        my $pause = $self->{locks}->tick;
+        $self->_wake;
+        for my $socket ($self->{select}->can_read($pause)) {
             if ($socket == $listener) {
                 my $client = $listener->accept or next;
                 $by_socket{$client} = { socket => $client, number => ++$self->{connections}, input => '', frames => 0 };
@@ -130,9 +156,8 @@ sub _serve ($self, $listener, $control) {
                 syswrite $control, $self->_controlled($line) . "\n";
             }
             else {
-                my $connection = $by_socket{$socket};
+                my $connection = $by_socket{$socket} or next;
                 $self->_read($connection);
-                delete $by_socket{$socket} unless $connection->{socket};
             }
         }
     }
@@ -148,8 +173,14 @@ sub _controlled ($self, $line) {
         return $item ? '=' . unpack 'H*', $item->{data} : '-';
     }
     elsif ($word eq 'version') { return $self->{items}{ $values[0] }{version} // 0 }
+    elsif ($word eq 'ttl')     { return $self->{items}{ $values[0] }{ttl} // '' }
     elsif ($word eq 'keys')    { return join ' ', map { unpack 'H*', $_ } sort CORE::keys %{ $self->{items} } }
     elsif ($word eq 'hook')    { $self->{hooking} = $values[0] }
+    elsif ($word eq 'held')    { return join ' ', $self->{locks}->held }
+    elsif ($word eq 'waiting') { return $self->{locks}->waiting }
+    elsif ($word eq 'open')    { return join ' ', sort { $a <=> $b } map { $_->{number} } values %{ $self->{by_socket} } }
+    elsif ($word eq 'lease')   { $self->{locks}->release($values[0]) }
+    elsif ($word eq 'lose')    { $self->lose_locks }
     elsif ($word eq 'frames') {
         my $log = join ' ', @{ $self->{log} };
         $self->{log} = [];
@@ -166,11 +197,42 @@ sub set ($self, $key, $data = '', @) {
 
 sub unset ($self, $key) { delete $self->{items}{$key}; return }
 
+sub lose_locks ($self) {
+    $self->{locks}->lose_all;
+    $self->_reset($_) for values %{ $self->{by_socket} };
+    return;
+}
+
+# Somebody else holds the lock from now on, as after the end of a lease.
+sub take_lock ($self, $key) {
+    my $stranger = { number => 0 };
+    $self->{locks}->release($key);
+    $self->{locks}->ask($stranger, $key, 0);
+    return;
+}
+
+sub free_lock ($self, $key) { $self->{locks}->release($key); return }
+
+# Who waited for a lock gets its answer, and what it sent meanwhile is read.
+sub _wake ($self) {
+    while (my $woken = shift @{ $self->{woken} // [] }) {
+        my ($connection, $reply) = @$woken;
+        next unless $connection->{socket};
+        $connection->{parked} = 0;
+        _send_all($connection->{socket}, $reply);
+        $self->_go_on($connection);
+    }
+    return;
+}
+
 sub _read ($self, $connection) {
     my $got = sysread $connection->{socket}, $connection->{input}, 262_144, length $connection->{input};
     return $self->_drop($connection) unless $got;
-    return if $connection->{stalled};
-    while ($connection->{socket} && !$connection->{stalled}) {
+    return $self->_go_on($connection);
+}
+
+sub _go_on ($self, $connection) {
+    while ($connection->{socket} && !$connection->{stalled} && !$connection->{parked}) {
         my ($frame, $length) = _parse($connection->{input});
         last unless $frame;
         substr $connection->{input}, 0, $length, '';
@@ -185,7 +247,7 @@ sub _read ($self, $connection) {
 # frame of type X, all there is.
 sub _parse ($input) {
     my $type = substr $input, 0, 1;
-    my %head = (P => 9, G => 5, F => 5, D => 5, S => 9, W => 21);
+    my %head = (P => 9, G => 5, F => 5, D => 5, S => 9, W => 21, L => 9, T => 9, U => 5, R => 5);
     return if $type eq '';
     my $head = $head{$type} // return ({ type => 'X' }, length $input);
     return if length $input < $head;
@@ -199,6 +261,8 @@ sub _parse ($input) {
         data => substr($input, $head + $key_length, $data_length)
     );
     @frame{qw(ttl version)} = unpack 'x9 N Q>', $input if $type eq 'W';
+    $frame{wait_ms} = unpack 'x5 N', $input if $type eq 'L';
+    $frame{ttl}     = unpack 'x5 N', $input if $type eq 'T';
     return (\%frame, $length);
 }
 
@@ -220,11 +284,14 @@ sub _execute ($self, $frame) {
     $self->{select}->remove($connection->{socket}) if $then eq 'deaf';
     if ($then eq 'stall')    { $connection->{stalled} = 1 }
     elsif ($then eq 'close') { $self->_drop($connection) }
-    elsif ($then eq 'reset') {
-        setsockopt $connection->{socket}, SOL_SOCKET, SO_LINGER, pack 'ii', 1, 0;
-        $self->_drop($connection);
-    }
+    elsif ($then eq 'reset') { $self->_reset($connection) }
     return;
+}
+
+sub _reset ($self, $connection) {
+    my $socket = $connection->{socket} or return;
+    setsockopt $socket, SOL_SOCKET, SO_LINGER, pack 'ii', 1, 0;
+    return $self->_drop($connection);
 }
 
 # A process of its own talks to this client until the client has had enough.
@@ -266,7 +333,9 @@ sub _send_all ($socket, $bytes) {
 sub _drop ($self, $connection) {
     my $socket = delete $connection->{socket} or return;
     $self->{select}->remove($socket);
+    delete $self->{by_socket}{$socket};
     close $socket;
+    $self->{locks}->forget($connection);
     return;
 }
 
@@ -281,15 +350,49 @@ sub _reply ($self, $frame) {
     if ($type eq 'F') { return $item && $item->{data} ne '' ? $item->{data} : undef }
     if ($type eq 'D') { return delete $self->{items}{$key} ? "OK\n" : undef }
     return undef if $self->{speak} ne 'sessiond';
-    if ($type eq 'P') { return reply('K', $frame->{nonce} . 'mod_sessiond/0.1 PGW') }
-    if ($type eq 'G') { return $item ? value_reply(@$item{qw(version data)}) : reply('N') }
+    my ($locks, $connection) = ($self->{locks}, $frame->{connection});
+    if ($type eq 'P') {
+        $locks->forget($connection);
+        return reply('K', "$frame->{nonce}mod_sessiond/0.1 $self->{features}");
+    }
+    if ($type eq 'G') { return $self->_value($key) }
+    my $holder = $locks->holder($key) // 0;
+    my $mine   = $holder == $connection;
     if ($type eq 'W') {
         my $is = $item ? $item->{version} : 0;
-        return reply('B') if $frame->{version} != ALL_ONES && $frame->{version} != $is;
+        return reply('B') if $holder && !$mine;
+        return reply('B') if !$mine && $frame->{version} != ALL_ONES && $frame->{version} != $is;
         $self->set($key, $frame->{data});
-        return reply('K', pack 'Q>', $self->{counter});
+        $self->{items}{$key}{ttl} = $frame->{ttl};
+        my $version = $self->{counter};
+        $locks->release($key, $connection);
+        return reply('K', pack 'Q>', $version);
     }
-    return undef;
+    if ($type !~ /[LTUR]/ || $self->{features} !~ /\block\b/) {
+        _send_all($connection->{socket}, reply('E', 'unknown frame'));
+        return undef;
+    }
+    if ($type eq 'L') {
+        my $granted = $locks->ask($connection, $key, $frame->{wait_ms}) // return reply('B');
+        return $self->_value($key) if $granted;
+        $connection->{parked} = 1;
+        return '';
+    }
+    if ($type eq 'U') { return reply($locks->release($key, $connection) ? 'K' : 'N') }
+    if ($type eq 'T') {
+        $item->{ttl} = $frame->{ttl} if $item;
+        $locks->release($key, $connection);
+        return reply($item ? 'K' : 'N');
+    }
+    return reply('B') if $holder && !$mine;
+    delete $self->{items}{$key};
+    $locks->release($key, $connection);
+    return reply($item ? 'K' : 'N');
+}
+
+sub _value ($self, $key) {
+    my $item = $self->{items}{$key};
+    return $item ? value_reply(@$item{qw(version data)}) : reply('N');
 }
 
 # For hooks: the bytes of a reply frame.

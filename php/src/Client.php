@@ -17,8 +17,9 @@ namespace Sessiond;
  *
  * A connection lost under a request is tried again on a new one: every request
  * here may be repeated. A lock is lost with its connection, and then the
- * version fences the write; a W that was executed already is refused when it
- * comes again, so after a refusal we look whether the data is ours.
+ * version fences the write. A W that was executed already is refused when it
+ * comes again; so when one that came again is refused, we look whether the data
+ * that is there is ours.
  */
 final class Client
 {
@@ -138,13 +139,19 @@ final class Client
      */
     public function write(string $key, string $data, string $version, Deadline $deadline): ?string
     {
-        return $this->attempt($deadline, function () use ($key, $data, $version, $deadline): ?string {
+        $before = $this->extended->sent();
+        $written = $this->attempt($deadline, function () use ($key, $data, $version, $deadline): ?string {
             if (!$this->isPlain) {
                 return $this->extended->write($key, $data, $version, $deadline);
             }
             $this->plain->store($key, $data === '' ? self::EMPTY_MARK : $data, $deadline);
             return self::ANY;
         });
+        if ($written !== null || $this->extended->sent() < $before + 2) {
+            return $written;
+        }
+        [$is, $there] = $this->read($key, $deadline);
+        return $there === $data ? $is : null;
     }
 
     /** Renews a session's lifetime; false: there is none. Only for servers with locks. */

@@ -47,6 +47,8 @@ final class Extended
 
     private bool $greeted = false;
 
+    private int $sent = 0;
+
     /** Does that server have locks? */
     private bool $locks = false;
 
@@ -77,6 +79,12 @@ final class Extended
     public function holds(string $key): bool
     {
         return $this->held === $key;
+    }
+
+    /** How many requests have been sent, repeated ones too. */
+    public function sent(): int
+    {
+        return $this->sent;
     }
 
     /** Has the connection that is open, or was last, had its hello answered? */
@@ -161,6 +169,9 @@ final class Extended
      */
     public function lock(string $key, float $wait, Deadline $deadline, Deadline $patience): ?array
     {
+        if ($this->known && !$this->locks) {
+            return null;
+        }
         if ($this->held !== null && $this->held !== $key) {
             $this->unlockLater($this->held);
         }
@@ -282,7 +293,10 @@ final class Extended
                 }
             }
         }
-        $answer = $frame === '' ? ['K', ''] : $this->reply($patience ?? $deadline);
+        $answer = ['K', ''];
+        if ($frame !== '') {
+            $answer = $patience === null ? $this->reply($deadline) : $this->lateReply($patience);
+        }
         $this->underWay = false;
         return $answer;
     }
@@ -322,6 +336,7 @@ final class Extended
      */
     private function send(string $bytes, Deadline $deadline): void
     {
+        $this->sent++;
         try {
             $this->connection->send($bytes, $deadline);
         } catch (SessiondException $failure) {
@@ -366,6 +381,24 @@ final class Extended
     private function reply(Deadline $deadline): array
     {
         $header = $this->connection->receive(self::HEADER, $deadline);
+        return $this->rest($header, $deadline);
+    }
+
+    /**
+     * The answer to an L may be long in coming, but not in arriving.
+     *
+     * @return array{0: string, 1: string} status and body
+     */
+    private function lateReply(Deadline $patience): array
+    {
+        $status = $this->connection->receive(1, $patience);
+        $deadline = new Deadline($this->dsn->timeout());
+        return $this->rest($status . $this->connection->receive(self::HEADER - 1, $deadline), $deadline);
+    }
+
+    /** @return array{0: string, 1: string} status and body */
+    private function rest(string $header, Deadline $deadline): array
+    {
         $status = $header[0];
         $length = \unpack('N', $header, 1)[1];
         switch ($status) {

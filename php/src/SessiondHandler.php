@@ -283,11 +283,6 @@ class SessiondHandler implements
                 return;
             }
             [$is, $there] = $client->read($key, $deadline);
-            if ($there === $data && $client->usesLocks()) {
-                /* A W that was repeated: the first one came through. */
-                $this->version = $is;
-                return;
-            }
             $version = $this->versionToTryNext($version, $is, $there);
         }
         throw SessiondException::of(SessiondException::MALFORMED, 'the server refuses the very version that it gives');

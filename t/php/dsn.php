@@ -17,6 +17,9 @@ use Sessiond\Dsn;
 use Sessiond\Key;
 use Sessiond\SessiondException;
 
+/* Session settings are fixed once there is output. */
+ob_start();
+
 $tests = 0;
 
 function ok(bool $passed, string $name, string $detail = ''): void
@@ -130,11 +133,21 @@ bad('tcp://host?timeout=.5', 'timeout=.5', 'timeout=0.5');
 bad("tcp://host?timeout=2\n", 'timeout=2');
 bad('tcp://host?timeout', 'has no value', 'name=value');
 bad('tcp://host?timeout=2&timeout=3', 'twice', 'timeout');
-bad('tcp://host?timeot=2', '"timeot" is unknown', 'timeout and prefix');
+bad('tcp://host?timeot=2', '"timeot" is unknown', 'timeout, lock_wait, lock, persistent, ttl, prefix and on_error');
 bad('tcp://host?Timeout=2', '"Timeout" is unknown');
 bad('tcp://host?=2', '"" is unknown');
 bad('tcp://host?timeout=2&', 'has no value');
 bad('tcp://host?timeout=2;prefix=a', 'timeout=2;prefix');
+bad('tcp://host?lock_wait=601', 'lock_wait=601', '0 and 600', 'lock_wait=2');
+bad('tcp://host?lock_wait=-1', 'lock_wait=-1');
+bad('tcp://host?lock_wait=', 'lock_wait=');
+bad('tcp://host?lock=', 'lock= is neither on nor off', 'lock=off');
+bad('tcp://host?lock=true', 'lock=true');
+bad('tcp://host?persistent=yes', 'persistent=yes', 'neither on nor off');
+bad('tcp://host?ttl=2592001', 'ttl=2592001', '2592000');
+bad('tcp://host?ttl=1.5', 'ttl=1.5', 'whole seconds');
+bad('tcp://host?ttl=-1', 'ttl=-1', 'session.gc_maxlifetime');
+bad('tcp://host?on_error=die', 'on_error=die', 'neither throw nor warn');
 bad('tcp://host?prefix=a/b', 'prefix=a/b', 'a key may not have');
 bad('tcp://host?prefix=a.b', 'prefix=a.b');
 bad('tcp://host?prefix=a%20b', 'a key may not have');
@@ -149,6 +162,27 @@ bad('unix:///a%00b', 'NUL');
 bad('unix:///' . str_repeat('x', 107), '108 bytes', '107');
 bad('unix:///s?port=1', '"port" is unknown');
 bad("tcp://host\x1b[31m?x=1", 'is not a host');
+
+/** What the options say: locks, seconds to wait, pooled, lifetime, reads throw, writes throw. */
+function options(string $query): array
+{
+    $dsn = new Dsn('tcp://host' . $query);
+    return [$dsn->wantsLocks(), $dsn->lockWait(), $dsn->isPersistent(), $dsn->ttl(), $dsn->readsThrow(), $dsn->writesThrow()];
+}
+
+ini_set('session.gc_maxlifetime', '1234');
+same(options(''), [true, 30.0, false, 1234, true, false], 'the options\' defaults');
+same(options('?lock=off&persistent=on'), [false, 30.0, true, 1234, true, false], 'lock and persistent');
+same(options('?lock=1&persistent=0'), [true, 30.0, false, 1234, true, false], 'lock and persistent as numbers');
+same(options('?lock_wait=0'), [true, 0.0, false, 1234, true, false], 'lock_wait=0');
+same(options('?lock_wait=600&ttl=0'), [true, 600.0, false, 0, true, false], 'the most of lock_wait, and ttl=0');
+same(options('?ttl=2592000&on_error=throw'), [true, 30.0, false, 2592000, true, true], 'the most of ttl, on_error=throw');
+same(options('?lock_wait=0.25&on_error=warn'), [true, 0.25, false, 1234, false, false], 'on_error=warn');
+ini_set('session.gc_maxlifetime', '99999999');
+same(options('')[3], 2592000, 'a gc_maxlifetime over 30 days is 30 days');
+ini_set('session.gc_maxlifetime', '0');
+same(options('')[3], 0, 'a gc_maxlifetime of 0 is the server\'s lifetime');
+ini_set('session.gc_maxlifetime', '1440');
 
 same(Dsn::looksLike('tcp://x'), true, 'tcp:// looks like a DSN');
 same(Dsn::looksLike('unix:///x'), true, 'unix:/// looks like a DSN');

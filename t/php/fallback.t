@@ -16,7 +16,8 @@ use PhpTest;
 plan skip_all => 'no php' unless php_binary();
 
 my $ID    = 'fallback-0123456789abcdef';
-my $LONG  = '?timeout=60';
+my $LONG  = '?timeout=60&lock=off';
+my $LOCK  = '?timeout=60';
 my $COUNT = '$_SESSION["n"] = ($_SESSION["n"] ?? 0) + 1; echo "n=", $_SESSION["n"], "\n";';
 my $PROBE = 'sessiond probe';
 
@@ -60,6 +61,37 @@ subtest 'an empty session' => sub {
     is(page($ours->dsn($LONG), $id, 'echo session_id(), json_encode($_SESSION);', %strict)->{out}, $id . '[]', 'a mark that came to mod_sessiond is an empty session too');
     my $new = page($ours->dsn($LONG), undef, 'echo session_id();', %strict)->{out};
     is($ours->value($new), '', 'with mod_sessiond an empty session is stored as it is');
+};
+
+subtest 'without locks, and it says so' => sub {
+    my $server = FakeServer->start(speak => 'sharedance');
+    my $plain  = qr/Notice: +tcp:\S+ is a plain sharedance server, which has no session locks/;
+    my $got = page($server->dsn($LOCK), $ID, "$COUNT session_write_close(); session_start(); $COUNT");
+    is($got->{out}, "n=1\nn=2\n", 'two sessions of a page');
+    is(() = $got->{err} =~ /$plain/g, 1, 'a notice, once');
+    is(types($server), 'P F S S F S', 'and the same requests');
+    is(page($server->dsn($LONG), $ID, '')->{err}, '', 'lock=off: no notice');
+    my $folder = File::Temp->newdir('sessiond-XXXXXX', DIR => '/tmp');
+    open my $page, '>', "$folder/index.php" or die $!;
+    print {$page} '<?php session_start(); echo "a page\n";';
+    close $page;
+    my $web = web($folder, 'session.save_path' => $server->dsn($LOCK), log_errors => 1, display_errors => 0);
+    is((web_request($web, '/'))[1], "a page\n", "request $_ of a process") for 1 .. 3;
+    open my $log, '<', $web->{log} or die $!;
+    is(scalar(grep { $_ =~ $plain } <$log>), 1, 'three requests of one process: one notice');
+    for my $order ([ 'reset' ], [ 'stall' ]) {
+        my $sick = FakeServer->start(speak => 'sharedance', hook => sub ($s, $f) { $f->{type} eq 'P' ? $order : undef });
+        unlike(page($sick->dsn('?timeout=0.3'), $ID, $COUNT)->{err}, $plain, "no notice when it is a $order->[0]");
+        unlike($sick->types, qr/[FS]/, 'nor is it taken for one');
+    }
+};
+
+subtest 'an earlier mod_sessiond' => sub {
+    my $server = FakeServer->start(features => 'fence')->put($ID, 'n|i:41;');
+    my $got = page($server->dsn($LOCK), $ID, "$COUNT session_write_close(); session_start(); $COUNT");
+    is("$got->{out}$got->{err}", "n=42\nn=43\n", 'is used without locks, and without a notice');
+    is($server->frames =~ s/\d+://gr, 'P L P G W P G W', 'its hello tells, once a page');
+    is($server->value($ID), 'n|i:43;', 'all is stored');
 };
 
 subtest 'values of the clients people have' => sub {

@@ -23,16 +23,23 @@ my $OLD  = 'n|i:41;';
 my $COUNT = '$_SESSION["n"] = ($_SESSION["n"] ?? 0) + 1; echo "n=", $_SESSION["n"], "\n";';
 
 # Codes of SessiondException.
-my %CODE = (unreachable => 3, timeout => 4, reset => 5, closed => 6, malformed => 7, refused => 8, removed => 9);
+my %CODE = (unreachable => 3, timeout => 4, reset => 5, closed => 6, malformed => 7, refused => 8, removed => 9, locked => 10);
 
 # Long, so that a machine that stalls gives no time-out where none is wanted;
 # short where the time-out is the point.
-my ($LONG, $SHORT) = ('?timeout=60', '?timeout=0.3');
+my ($LONG, $SHORT) = ('?timeout=60', '?timeout=0.3&lock_wait=0.4');
 my $SOON = 20;    # seconds: far below what a dribbling server would take
 
 sub reply (@arguments) { return FakeServer::reply(@arguments) }
 sub hello ($frame) { return reply('K', $frame->{nonce} . 'mod_sessiond/0.1 PGW') }
-sub on ($type, $order) { return sub ($server, $frame) { return $frame->{type} eq $type ? $order : undef } }
+
+# L is a get with a lock, T a write of nothing, R a removal that needs no end.
+my %ALSO = (G => 'L', W => 'T', D => 'R');
+
+sub on ($type, $order) {
+    my $types = $type . ($ALSO{$type} // '');
+    return sub ($server, $frame) { return index($types, $frame->{type}) >= 0 ? $order : undef };
+}
 
 my $VALUE = FakeServer::value_reply(1, $OLD);
 my $HALF  = substr $VALUE, 0, length($VALUE) - 3;
@@ -89,19 +96,22 @@ sub failed_read ($name, $kind, $server, $dsn, $strict) {
     return $got;
 }
 
-for my $strict (0, 1) {
-    subtest "the read, strict mode $strict" => sub {
+for my $way ([ 0, 'on' ], [ 1, 'on' ], [ 0, 'off' ], [ 1, 'off' ]) {
+    my ($strict, $lock) = @$way;
+    subtest "the read, strict mode $strict, lock $lock" => sub {
         for my $case (@read_troubles, @plain_troubles) {
             my ($name, $kind, $hook, $options) = @$case;
+            $kind = 'locked' if $name =~ /^a B/ && $lock eq 'on';
             my $speak  = $name =~ /^plain|tunnel/ ? 'sharedance' : 'sessiond';
             my $server = FakeServer->start(speak => $speak, hook => $hook)->put($ID, $OLD);
-            my $got    = failed_read($name, $kind, $server, $server->dsn($options // $LONG), $strict);
+            my $got    = failed_read($name, $kind, $server, $server->dsn(($options // $LONG) . "&lock=$lock"), $strict);
             cmp_ok($got->{seconds}, '<', $SOON, "$name: in time") if $options;
             my $types = $server->types;
-            unlike($types, qr/W|D/, "$name: nothing was written");
+            unlike($types, qr/[WTRD]/, "$name: nothing was written");
             unlike($types, qr/S/, "$name: nor stored") unless $name =~ /tunnel/;
             is($types =~ tr/P//, 1, "$name: not tried again") unless $kind =~ /reset|closed/ || $speak ne 'sessiond';
             cmp_ok($types =~ tr/P//, '<=', 3, "$name: tried three times at most");
+            is(join(' ', $server->held), '', "$name: no lock is left");
             $server->hook_off;
             is(page($server->dsn($LONG), $ID, $COUNT)->{out}, "n=42\n", "$name: afterwards the session is there");
         }
@@ -213,9 +223,9 @@ subtest 'survived' => sub {
     for my $case (
         [ 'one reset instead of a hello', sub { my $n = 0; sub ($s, $f) { $f->{type} eq 'P' && !$n++ ? ['reset'] : undef } } ],
         [ 'two resets',                   sub { my $n = 0; sub ($s, $f) { $f->{type} eq 'P' && $n++ < 2 ? ['reset'] : undef } } ],
-        [ 'one end within a value',       sub { my $n = 0; sub ($s, $f) { $f->{type} eq 'G' && !$n++ ? [ 'close', $HALF ] : undef } } ],
-        [ 'the connection closed while the page runs', sub { my $n = 0; sub ($s, $f) { $f->{type} eq 'G' && !$n++ ? [ 'close', $VALUE ] : undef } } ],
-        [ 'the connection reset while the page runs',  sub { my $n = 0; sub ($s, $f) { $f->{type} eq 'G' && !$n++ ? [ 'reset', $VALUE ] : undef } } ],
+        [ 'one end within a value',       sub { my $n = 0; sub ($s, $f) { $f->{type} =~ /[GL]/ && !$n++ ? [ 'close', $HALF ] : undef } } ],
+        [ 'the connection closed while the page runs', sub { my $n = 0; sub ($s, $f) { $f->{type} =~ /[GL]/ && !$n++ ? [ 'close', $VALUE ] : undef } } ],
+        [ 'the connection reset while the page runs',  sub { my $n = 0; sub ($s, $f) { $f->{type} =~ /[GL]/ && !$n++ ? [ 'reset', $VALUE ] : undef } } ],
         [ 'one reset instead of the OK',  sub { my $n = 0; sub ($s, $f) { $f->{type} eq 'W' && !$n++ ? ['reset'] : undef } } ],
         [ 'an OK that was lost',          sub { my $n = 0; sub ($s, $f) { return if $f->{type} ne 'W' || $n++; $s->set(@$f{qw(key data)}); ['reset'] } } ],
         [ 'plain: one reset at the fetch', sub { my $n = 0; sub ($s, $f) { $f->{type} eq 'F' && !$n++ ? [ 'reset', 'n|i' ] : undef } } ],
@@ -224,7 +234,7 @@ subtest 'survived' => sub {
     {
         my ($name, $make_hook) = @$case;
         my $server = FakeServer->start(speak => $name =~ /^plain/ ? 'sharedance' : 'sessiond', hook => $make_hook->())->put($ID, $OLD);
-        my $got = page($server->dsn($LONG), $ID, $COUNT);
+        my $got = page($server->dsn($LONG . ($name =~ /^plain/ ? '&lock=off' : '')), $ID, $COUNT);
         is("$got->{out}$got->{err}", "n=42\n", "$name: nobody notices");
         is($server->value($ID), 'n|i:42;', "$name: and the value is stored");
     }
@@ -238,22 +248,22 @@ subtest 'after a failed read' => sub {
     my $got = php($code);
     is($got->{out}, "5\nbool(false)\nbool(false)\n", 'the handler itself refuses a write');
     like($got->{err}, qr/was not stored.*not read before.*was not renewed.*not read before/s, 'and says why');
-    unlike($server->types, qr/W/, 'nothing was sent');
+    unlike($server->types, qr/[WT]/, 'nothing was sent');
     is($server->value($ID), $OLD, 'the data is as it was');
 
     # A page that catches the exception and goes on.
-    $server = FakeServer->start(hook => do { my $n = 0; sub ($s, $f) { $f->{type} eq 'G' && $n++ < 3 ? ['reset'] : undef } })->put($ID, $OLD);
+    $server = FakeServer->start(hook => do { my $n = 0; sub ($s, $f) { $f->{type} =~ /[GL]/ && $n++ < 3 ? ['reset'] : undef } })->put($ID, $OLD);
     $got = php("session_id('$ID'); try { session_start(); } catch (Sessiond\\SessiondException \$e) { echo session_status(), ' '; }"
             . ' $_SESSION["n"] = 7; echo "went on\n";', 'session.save_path' => $server->dsn($LONG));
     is($got->{out}, "1 went on\n", 'no session is active');
-    unlike($server->types, qr/W/, 'nothing is written at the end of the page');
+    unlike($server->types, qr/[WT]/, 'nothing is written at the end of the page');
     $server->hook_on;
     $got = php("session_id('$ID'); try { session_start(); } catch (Sessiond\\SessiondException \$e) { echo 'caught '; session_id('$ID'); session_start(); } $COUNT",
         'session.save_path' => $server->dsn($LONG));
     is($got->{out}, "n=42\n", 'a page that tries again gets the real data');
 
     # session_reset() in the middle of a page.
-    $server = FakeServer->start(hook => do { my $n = 0; sub ($s, $f) { $f->{type} eq 'G' && $n++ ? ['reset'] : undef } })->put($ID, $OLD);
+    $server = FakeServer->start(hook => do { my $n = 0; sub ($s, $f) { $f->{type} =~ /[GL]/ && $n++ ? ['reset'] : undef } })->put($ID, $OLD);
     $got = page($server->dsn($LONG), $ID, '$_SESSION["n"] = 7; try { session_reset(); echo "reset"; } catch (Sessiond\SessiondException $e) { echo "threw ", session_status(), "\n"; }');
     is($got->{out}, "threw 1\n", 'session_reset(): throws and ends the session');
     is($server->value($ID), $OLD, 'and nothing is written');
@@ -272,7 +282,7 @@ subtest 'destroy and regenerate' => sub {
             is($server->value($ID), $OLD, "$speak, $name: the session is still there");
         }
     }
-    my $stale = FakeServer->start(hook => do { my $n = 0; sub ($s, $f) { $f->{type} eq 'G' && !$n++ ? [ 'close', $VALUE ] : undef } })->put($ID, $OLD);
+    my $stale = FakeServer->start(hook => do { my $n = 0; sub ($s, $f) { $f->{type} =~ /[GL]/ && !$n++ ? [ 'close', $VALUE ] : undef } })->put($ID, $OLD);
     my $got = page($stale->dsn($LONG), $ID, 'var_dump(session_destroy());');
     is("$got->{out}$got->{err}", "bool(true)\n", 'an idle connection that was closed is no "already gone"');
     is($stale->value($ID), undef, 'the session is removed');

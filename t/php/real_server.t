@@ -64,7 +64,7 @@ for my $name (sort keys %way) {
 
 subtest 'one connection' => sub {
     my $before = $httpd->status;
-    page($tcp, 'connection-0123456789abcd', $COUNT, 'session.use_strict_mode' => 0);
+    page("$tcp&lock=off", 'connection-0123456789abcd', $COUNT, 'session.use_strict_mode' => 0);
     my $after = $httpd->status;
     my %grew = map { $_ => $after->{"Sessiond$_"} - $before->{"Sessiond$_"} } qw(ConnectionsAccepted Hellos GetHits GetMisses Writes BadRequests);
     is_deeply(\%grew, { ConnectionsAccepted => 1, Hellos => 1, GetHits => 0, GetMisses => 1, Writes => 1, BadRequests => 0 }, 'carries a whole page');

@@ -3,7 +3,7 @@
 #
 # sessions.t: every session function of PHP through our handler, in real PHP
 # processes, against a well-behaved server: over TCP, IPv6 and a Unix socket,
-# and against a plain sharedance, each with strict mode, lazy_write and the
+# against one that has no locks yet, and against a plain sharedance, each with strict mode, lazy_write and the
 # serializer both ways. A session made by one process must be seen by the next.
 # The frames that the server counted show that no round trip is wasted.
 use v5.36;
@@ -27,7 +27,7 @@ sub clean ($got, $name) {
 }
 
 sub lifecycle ($label, $server, %ini) {
-    my $dsn  = $server->dsn;
+    my $dsn  = $server->dsn($server->{speak} eq 'sharedance' ? '?lock=off' : '');
     my $page = sub ($id, $code, $name) { return clean(page($dsn, $id, $code, %ini), $name) };
 
     subtest $label => sub {
@@ -74,6 +74,7 @@ sub lifecycle ($label, $server, %ini) {
         my $after = $page->($new, $SHOW, 'its id again');
         if ($ini{'session.use_strict_mode'}) { unlike($after, qr/^\Q$new\E /, 'is refused: a new id') }
         else                                 { is($after, "$new []\n", 'is an empty session') }
+        is(join(' ', $server->held), '', 'no lock is left');
         ok(!grep({ /99|77/ } map { $server->value($_) } $server->keys), 'no value that was given up is stored anywhere');
     };
     return;
@@ -82,6 +83,7 @@ sub lifecycle ($label, $server, %ini) {
 my @servers = (
     [ 'mod_sessiond, TCP', on => 'tcp' ],
     [ 'mod_sessiond, Unix socket', on => 'unix' ],
+    [ 'mod_sessiond without locks', on => 'tcp', features => 'fence' ],
     [ 'plain sharedance', on => 'tcp', speak => 'sharedance' ],
     has_ipv6() ? [ 'mod_sessiond, IPv6', on => 'tcp6' ] : (),
 );
@@ -90,7 +92,7 @@ for my $case (@servers) {
     my $server = FakeServer->start(%arg);
     for my $strict (0, 1) {
         for my $lazy (0, 1) {
-            next if $strict != $lazy && $label =~ /Unix|IPv6/;    # the handler's part is the same there
+            next if $strict != $lazy && $label =~ /Unix|IPv6|without/;    # the handler's part is the same there
             # One axis may ride on another: the serializer knows nothing of strict mode.
             my $serializer = $strict == $lazy ? 'php' : 'php_serialize';
             lifecycle("$label, strict $strict, lazy_write $lazy, $serializer", $server,
@@ -105,10 +107,11 @@ subtest 'round trips' => sub {
     my $server = FakeServer->start;
     my $id     = 'roundtrips-0123456789ab';
     for my $case (
-        [ 'a new session',      0, 0, 'PGW' ],
-        [ 'a changed session',  0, 0, 'PGW' ],
-        [ 'in strict mode',     1, 0, 'PGW' ],
-        [ 'unchanged and lazy', 0, 1, 'PGW' ],
+        [ 'a new session',      0, 0, 'PLW' ],
+        [ 'a changed session',  0, 0, 'PLW' ],
+        [ 'in strict mode',     1, 0, 'PLW' ],
+        [ 'unchanged and lazy', 0, 1, 'PLT' ],
+        [ 'all of it',          1, 1, 'PLT' ],
         )
     {
         my ($name, $strict, $lazy, $wanted) = @$case;
@@ -116,11 +119,17 @@ subtest 'round trips' => sub {
         is($server->frames =~ s/\d+:| //gr, $wanted, $name);
     }
     page($server->dsn, $id, 'session_destroy();');
-    is($server->frames =~ s/^(\d+):P \1:G \1:D$/one connection/r, 'one connection', 'destroy uses the open connection');
+    is($server->frames =~ s/^(\d+):P \1:L \1:R$/one connection/r, 'one connection', 'destroy uses the open connection');
     page($server->dsn, undef, 'session_destroy();', 'session.use_strict_mode' => 1);
-    is($server->types, 'PGD', 'a new id of our own making is not looked up twice');
+    is($server->types, 'PLR', 'a new id of our own making is not looked up twice');
     page($server->dsn, 'unknown-0123456789abcdef', '', 'session.use_strict_mode' => 1);
-    is($server->frames =~ s/\d+://gr, 'P G G W', 'an unknown id in strict mode: both on one connection');
+    is($server->frames =~ s/\d+://gr, 'P L U L W', 'an unknown id in strict mode: unlocked, and both on one connection');
+    php('session_id("' . $id . '"); session_start(["read_and_close" => true]);', 'session.save_path' => $server->dsn);
+    is($server->types, 'PG', 'read_and_close needs no lock');
+    php('session_id("' . $id . '"); session_start(); session_abort();', 'session.save_path' => $server->dsn);
+    is($server->types, 'PL', 'session_abort ends the connection, and with it the lock');
+    page($server->dsn, 'never-0123456789abcdefghi', '');
+    is($server->types, 'PLW', 'an empty new session is stored at once: there is nothing to touch');
     php('echo "no session\n";', 'session.save_path' => $server->dsn);
     is($server->frames, '', 'a page without a session asks nobody');
 };
@@ -130,6 +139,7 @@ subtest 'values of all kinds' => sub {
     my $plain  = FakeServer->start(speak => 'sharedance');
     for my $to ($server, $plain) {
         my $kind = $to->{speak};
+        my $off  = $kind eq 'sharedance' ? '&lock=off' : '';
         my $id   = 'values-0123456789abcdef0';
         my $hash = 'echo md5($_SESSION["v"]), " ", strlen($_SESSION["v"]), "\n";';
         for my $case (
@@ -140,8 +150,8 @@ subtest 'values of all kinds' => sub {
             )
         {
             my ($name, $value) = @$case;
-            my $stored = clean(page($to->dsn('?timeout=60'), $id, "\$_SESSION['v'] = $value; $hash"), "$kind: $name");
-            my $read   = clean(page($to->dsn('?timeout=60'), $id, $hash), "$kind: $name, second process");
+            my $stored = clean(page($to->dsn("?timeout=60$off"), $id, "\$_SESSION['v'] = $value; $hash"), "$kind: $name");
+            my $read   = clean(page($to->dsn("?timeout=60$off"), $id, $hash), "$kind: $name, second process");
             like($stored, qr/^[0-9a-f]{32} \d+$/, "$kind: $name was stored");
             is($read, $stored, "$kind: $name came back whole");
         }
@@ -172,7 +182,7 @@ subtest 'ids' => sub {
         }
         else {
             like($loose->{out}, qr/^[A-Za-z0-9,-]{26,40} 1$/, "$name: PHP itself gave a new id");
-            is($server->types, 'PGW', "$name: only that one travelled");
+            is($server->types, 'PLW', "$name: only that one travelled");
         }
         unlike($loose->{out}, qr/aaaaaaaa|etc.passwd/, "$name: the id is not shown");
     }
@@ -212,7 +222,7 @@ subtest 'registering' => sub {
     is(clean(php("ini_set('session.save_path', '" . $server->dsn . "'); require '$src/prepend.php'; $who", 'auto_prepend_file' => ''), 'a late include'), "user user\n", 'registers');
     is(clean(php("require '$src/autoload.php'; Sessiond\\SessiondHandler::register('" . $server->dsn . "'); session_start(); echo 'yes', \"\\n\";",
                 'auto_prepend_file' => '', 'session.save_path' => '/nonexistent'), 'register() with a DSN'), "yes\n", 'needs no save_path');
-    like($server->types, qr/^PGW/, 'and reaches the server');
+    like($server->types, qr/^PLW/, 'and reaches the server');
     like(php('session_start();', 'session.save_path' => 'tcp://127.0.0.1:99999')->{err},
         qr/Uncaught Sessiond\\SessiondException.*"99999" is not a number from 1 to 65535/s, 'a wrong DSN: session_start() throws');
     like(page('/tmp', undef, 'echo "blank\n";', 'auto_prepend_file' => '')->{out}, qr/^blank$/m, 'without a DSN PHP is as ever');

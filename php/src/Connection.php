@@ -201,6 +201,19 @@ final class Connection
         return $this->received !== '';
     }
 
+    /** Has the other side ended it meanwhile, in order or not? Costs one poll(). */
+    public function hasEnded(): bool
+    {
+        if ($this->stream === null) {
+            return true;
+        }
+        if ($this->received !== '') {
+            return false;
+        }
+        \stream_set_timeout($this->stream, 0, 0);
+        return \feof($this->stream);
+    }
+
     public function send(string $bytes, Deadline $deadline): void
     {
         $length = \strlen($bytes);

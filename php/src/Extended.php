@@ -81,7 +81,7 @@ final class Extended
         return $this->held === $key;
     }
 
-    /** How many requests have been sent, repeated ones too. */
+    /** How many requests have been sent whole, repeated ones too. */
     public function sent(): int
     {
         return $this->sent;
@@ -268,8 +268,9 @@ final class Extended
     private function request(string $frame, Deadline $deadline, ?Deadline $patience = null): ?array
     {
         /* A time limit may have jumped out of a request of ours; at the end of
-         * such a page PHP calls us again, and nothing fits any more. */
-        if ($this->connection !== null && ($this->underWay || !$this->connection->isOurs())) {
+         * such a page PHP calls us again, and nothing fits any more. And what
+         * has ended while the page ran is better noticed before a write. */
+        if ($this->connection !== null && ($this->underWay || !$this->connection->isOurs() || $this->connection->hasEnded())) {
             $this->close();
         }
         $isLock = $frame !== '' && $frame[0] === 'L';
@@ -336,9 +337,9 @@ final class Extended
      */
     private function send(string $bytes, Deadline $deadline): void
     {
-        $this->sent++;
         try {
             $this->connection->send($bytes, $deadline);
+            $this->sent++;
         } catch (SessiondException $failure) {
             if ($failure->isLostConnection()) {
                 $this->throwRefusalBehind($failure, $deadline);

@@ -31,6 +31,9 @@ class SessiondHandler implements
     /* Frames between session_start() and us: a framework's proxies. */
     private const MOST_FRAMES = 12;
 
+    /* Bytes: enough to call a method and to close a stream. */
+    private const RESERVE = 65536;
+
     private ?string $givenDsn;
 
     private string $dsnText = '';
@@ -62,7 +65,37 @@ class SessiondHandler implements
     /** Makes an instance PHP's session handler for this request. */
     public static function register(?string $dsn = null): bool
     {
-        return \session_set_save_handler(new self($dsn), true);
+        $handler = new self($dsn);
+        if (!\session_set_save_handler($handler, false)) {
+            return false;
+        }
+        \register_shutdown_function([$handler, 'endOfRequest'], \str_repeat("\0", self::RESERVE));
+        return true;
+    }
+
+    /**
+     * Stores the session, as PHP's own shutdown function would. But when that
+     * fails badly (an object that throws while it is encoded, a page that has
+     * used up its memory) PHP calls us no more, and a pooled connection would
+     * keep the lock. So we come first.
+     *
+     * @param string $reserve memory that is free for this
+     */
+    public function endOfRequest(string $reserve = ''): void
+    {
+        $reserve = '';
+        $last = \error_get_last();
+        $isFull = $last !== null && $last['type'] === \E_ERROR
+            && \preg_match('~^(?:Allowed memory size|Out of memory)~', $last['message']) === 1;
+        if ($isFull && $this->dsn !== null && $this->dsn->isPersistent()) {
+            $this->client->close();
+        }
+        try {
+            \session_write_close();
+        } catch (\Throwable $trouble) {
+            $this->finish();
+            throw $trouble;
+        }
     }
 
     /**

@@ -185,7 +185,7 @@ sub _workers ($self) {
 
 # Where the web children can read our handler. A root httpd's children are an
 # ordinary user, who may not be able to enter the folder this tree lies in.
-sub _readable_php ($self) {
+sub php_folder ($self) {
     return top_srcdir() . '/php' if $> != 0;
     my $from = top_srcdir() . '/php';
     my $to   = "$self->{root}/handler";
@@ -200,7 +200,7 @@ sub _readable_php ($self) {
 sub _php_config ($self) {
     return '' unless $self->{php};
     my ($name, $path) = php_module() or die "no mod_php\n";
-    my $prepend = $self->_readable_php . '/prepend.php';
+    my $prepend = $self->php_folder . '/prepend.php';
     my $save_path = $self->{php_save_path} // 'tcp://127.0.0.1:%PORT%';
     return <<"END";
 LoadModule $name "$path"

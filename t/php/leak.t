@@ -6,7 +6,8 @@
 # real module. The handler it runs is a copy with a point after each statement;
 # in each round Alice's page dies at one of them, wherever that leaves the
 # connection: by kill -9, a fatal error, an uncaught exception, exit, a full
-# memory or its time limit. Then Bob must get Bob's session and nothing else, and
+# memory, its time limit, or so that nothing of ours works any more at its end,
+# either. Then Bob must get Bob's session and nothing else, and
 # Alice's lock must be free. 50 rounds; 1,000 with SESSIOND_TEST_LONG.
 use v5.36;
 use File::Basename qw(basename dirname);
@@ -23,7 +24,7 @@ plan skip_all => 'no php-fpm'         unless Fpm->binary;
 plan skip_all => 'no mod_proxy_fcgi'  unless Sessiond::Test::Httpd->has_module('proxy_fcgi');
 
 my $ROUNDS = $ENV{SESSIOND_TEST_LONG} ? 1000 : 50;
-my @WAYS   = qw(kill fatal exception exit memory);
+my @WAYS   = qw(kill fatal exception exit memory hopeless);
 
 my $httpd = Sessiond::Test::Httpd->new(name => 'leak', modules => [qw(proxy proxy_fcgi)], config => 'SessiondListen 127.0.0.1:%PORT%'
         . "\nSessiondLockTimeout 600\n" . Fpm->httpd_config)->start;
@@ -77,11 +78,12 @@ spit($httpd->root . '/htdocs/fpm/page.php', <<"END");
 \$points = 0;
 function point(): void
 {
-    global \$points;
-    if (++\$points !== (int) (\$_GET['at'] ?? 0)) {
+    global \$points, \$hopeless;
+    if (++\$points !== (int) (\$_GET['at'] ?? 0) && !\$hopeless) {
         return;
     }
     switch (\$_GET['way']) {
+        case 'hopeless': \$hopeless = true; trigger_error('enough', E_USER_ERROR);
         case 'kill': exec('kill -9 ' . getmypid()); sleep(60);
         case 'fatal': trigger_error('enough', E_USER_ERROR);
         case 'exception': throw new LogicException('enough');

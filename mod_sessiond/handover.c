@@ -154,6 +154,14 @@ static void let_go(sd_server_t *server)
             close(c->fd);
 }
 
+/* httpd's parent looks at us when we end: the next process is to be ready by then. */
+static void wait_until_ready(int channel)
+{
+    struct pollfd p = { .fd = channel, .events = POLLIN };
+
+    (void)poll(&p, 1, (int)SD_HANDOVER_WAIT_MS);
+}
+
 /* It goes on; but the other process, if it only hangs, still has the descriptors. */
 static void take_back(sd_server_t *server)
 {
@@ -201,6 +209,7 @@ bool sd_handover_give(sd_server_t *server, const sd_word_t *word)
         if (done) {
             leave_store(server, p.channel, since, stood, p.sent);
             let_go(server);
+            wait_until_ready(p.channel);
         }
         else
             take_back(server);

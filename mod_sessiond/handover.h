@@ -16,7 +16,8 @@
  *                nothing had been asked, and does if the new one ends or hangs
  *   old -> new   VOID     it goes on: what was sent is worth nothing any more
  *                DONE in_order began(8) stood(8) sent(8), times in us: it has let go
- *                of the store and will touch nothing any more; the new one serves
+ *                of the store and will touch nothing any more; the new one serves,
+ *                and closes the channel when it has told the parent
  *
  * A channel that ends without VOID, NONE or DONE belongs to a process that dies:
  * what has come over it is all that is left of its connections, and is gone on

@@ -474,6 +474,8 @@ void sd_server_run(const sd_start_t *start)
     }
     begin(start, &server, &taken);
     tell_parent(start, SD_NEWS_READY, 0);
+    if (taken.channel >= 0)
+        close(taken.channel); /* now the earlier one ends, and the parent finds us ready */
 
     if (serve(start, &server, signals, taken.restarting ? sd_clock_ms() : 0)) {
         tell_parent(start, SD_NEWS_HANDED_OVER, 0);

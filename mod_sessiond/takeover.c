@@ -318,8 +318,11 @@ static sd_takeover_end_t receive(sd_takeover_t *t, earlier_t *e, int n, const sd
         for (i = 0; i < n; i++) {
             heard_t heard = e[i].phase != GONE ? look_at(t, &e[i], buffer) : HEARD_NOTHING;
 
-            if (heard == HEARD_FREE)
+            if (heard == HEARD_FREE) {
+                t->channel = e[i].channel;
+                e[i].channel = -1;
                 return SD_TAKEOVER_SERVE;
+            }
             if (heard == HEARD_FAILURE)
                 return SD_TAKEOVER_FAILED;
         }
@@ -340,6 +343,7 @@ sd_takeover_end_t sd_takeover_receive(sd_takeover_t *t, const sd_start_t *start,
     int n = start->earlier_count, i;
     sd_takeover_end_t end;
 
+    t->channel = -1;
     for (i = 0; i < n; i++)
         e[i] = (earlier_t){ .control = start->earlier[i], .pid = start->earlier_pid[i], .channel = -1 };
     end = receive(t, e, n, start, signals, beat);

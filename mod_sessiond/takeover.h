@@ -14,6 +14,7 @@ typedef struct sd_takeover {
     bool in_order;         /* everything is here, and the earlier process has left the store in order */
     uint64_t since;        /* us: nobody has been served since; 0 = not known */
     uint64_t stood, sent;  /* us: ... all threads stood still, and all had been sent */
+    int channel;           /* to the process that has handed over: its end lets that one go; -1 = none */
     bool restarting;       /* the parent has said meanwhile that httpd restarts, and not yet that we are loaded */
 } sd_takeover_t;
 

@@ -23,8 +23,8 @@ use Socket qw(AF_INET AF_INET6 AF_UNIX IPPROTO_TCP MSG_NOSIGNAL SHUT_WR SOCK_STR
 use Sessiond::Test::Net qw(now);
 
 use Exporter qw(import);
-our @EXPORT_OK = qw(frame_store frame_fetch frame_delete frame_hello frame_get frame_write parse_reply
-    ANY_VERSION);
+our @EXPORT_OK = qw(frame_store frame_fetch frame_delete frame_hello frame_get frame_write
+    frame_lock frame_touch frame_unlock frame_remove parse_reply ANY_VERSION);
 
 use constant ANY_VERSION => ~0;    # 64 bits of ones: whatever is there
 
@@ -183,6 +183,11 @@ sub fetch ($self, $key) { return $self->exchange(frame_fetch($key)) }
 sub frame_hello ($nonce) { return pack 'a1 a8', 'P', $nonce }
 sub frame_get ($key)     { return pack('a1 N', 'G', length $key) . $key }
 
+sub frame_lock ($key, $wait_ms)   { return pack('a1 N N', 'L', length $key, $wait_ms) . $key }
+sub frame_touch ($key, $ttl = 0)  { return pack('a1 N N', 'T', length $key, $ttl) . $key }
+sub frame_unlock ($key)           { return pack('a1 N', 'U', length $key) . $key }
+sub frame_remove ($key)           { return pack('a1 N', 'R', length $key) . $key }
+
 sub frame_write ($key, $data, $ttl = 0, $version = ANY_VERSION) {
     return pack('a1 N N N Q>', 'W', length $key, length $data, $ttl, $version) . $key . $data;
 }
@@ -245,6 +250,10 @@ sub call ($self, @frames) {
 
 sub hello ($self, $nonce = 'nonce-01')    { return $self->call(frame_hello($nonce)) }
 sub get ($self, $key)                     { return $self->call(frame_get($key)) }
+sub lock ($self, $key, $wait_ms = 0)      { return $self->call(frame_lock($key, $wait_ms)) }
+sub touch ($self, @arguments)             { return $self->call(frame_touch(@arguments)) }
+sub unlock ($self, $key)                  { return $self->call(frame_unlock($key)) }
+sub remove ($self, $key)                  { return $self->call(frame_remove($key)) }
 sub write ($self, @arguments)             { return $self->call(frame_write(@arguments)) }
 
 1;

@@ -323,7 +323,7 @@ static bool read_once(sd_loop_t *loop, sd_connection_t *c, size_t *turn)
     if (kept > 0) /* the beginning of a head */
         memcpy(loop->scratch, c->input, kept);
     else if (sd_wire_wanted(&c->wire) > 0)
-        n = sd_wire_room(&c->wire, &loop->exec, SD_LOOP_SCRATCH, iov, VECTORS - 1, &direct);
+        n = sd_wire_room(&c->wire, &loop->exec, SD_LOOP_AHEAD, iov, VECTORS - 1, &direct);
     room = sizeof loop->scratch - kept;
     iov[n].iov_base = loop->scratch + kept;
     iov[n].iov_len = room;

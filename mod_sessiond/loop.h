@@ -15,7 +15,10 @@
 #include "timer.h"
 #include "transport.h"
 
-#define SD_LOOP_SCRATCH 65536u
+/* What is read at once; and what may be kept of it with the beginning of a head
+ * before it, so the most that a connection's input can be. */
+#define SD_LOOP_AHEAD 65536u
+#define SD_LOOP_SCRATCH (SD_LOOP_AHEAD + 1024u)
 
 struct sd_connection;
 
@@ -71,7 +74,7 @@ typedef struct sd_loop {
     sd_letter_t *mailbox;           /* newest first */
 
     _Atomic uint64_t beat;          /* ms: when it last turned */
-    uint8_t scratch[SD_LOOP_SCRATCH + 1024];
+    uint8_t scratch[SD_LOOP_SCRATCH];
 } sd_loop_t;
 
 /* NULL and an errno if there is no memory or no descriptor. */

@@ -89,6 +89,7 @@ static sent_t send_reply(sd_loop_t *loop, sd_connection_t *c, sd_reply_t *reply,
 static void linger(sd_loop_t *loop, sd_connection_t *c)
 {
     sd_connection_release_held(loop, c);
+    sd_wire_end(&c->wire, &loop->exec); /* nothing more is executed, so its locks are free */
     c->transport->half_close(c->fd);
     c->state = SD_LINGERING;
     sd_timer_set(&loop->wheel, &c->timer, loop->exec.now + LINGER_MS);

@@ -109,12 +109,6 @@ static void put_aside(sd_loop_t *loop, sd_connection_t *c, sd_connection_state_t
     sd_connection_poll(loop, c, 0);
 }
 
-/* The client has begun anew: whoever waited is gone. */
-static bool is_given_up(const sd_connection_t *c)
-{
-    return c->input_len > 0 && c->input[0] == 'P';
-}
-
 /* The client may end, or give up by a hello, so it is listened to; but not beyond
  * what can be kept. */
 static void wait_for_lock(sd_loop_t *loop, sd_connection_t *c)
@@ -125,7 +119,7 @@ static void wait_for_lock(sd_loop_t *loop, sd_connection_t *c)
     }
     c->state = SD_WAITING;
     /* granted: while a reply before it was on its way out */
-    if (c->wire.owner.granted || is_given_up(c)) {
+    if (c->wire.owner.granted) {
         sd_exchange_wait_ends(loop, c);
         return;
     }
@@ -472,7 +466,7 @@ void sd_exchange_overhear(sd_loop_t *loop, sd_connection_t *c)
         sd_connection_reset(loop, c);
         return;
     }
-    if (is_given_up(c))
+    if (c->input[0] == 'P') /* the client has begun anew: whoever waited is gone */
         sd_exchange_wait_ends(loop, c);
     else if (c->input_len == SD_LOOP_SCRATCH)
         sd_connection_poll(loop, c, 0);

@@ -182,6 +182,20 @@ static sd_after_t feed_head(sd_wire_t *wire, const sd_exec_t *exec, const uint8_
     return after;
 }
 
+sd_after_t sd_wire_granted(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply)
+{
+    sd_lock_key_t key = sd_locks_accept(&wire->owner);
+
+    return sd_extended_locked(exec, key.bytes, key.len, reply);
+}
+
+sd_after_t sd_wire_give_up(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply)
+{
+    if (sd_locks_give_up(exec->locks, &wire->owner, exec->now, exec->counters))
+        return sd_wire_granted(wire, exec, reply);
+    return sd_extended_not_locked(reply);
+}
+
 sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *in, size_t len,
                         size_t *used, sd_reply_t *reply)
 {
@@ -197,6 +211,9 @@ sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *i
                 break;
             after = feed_head(wire, exec, in + *used, here, &taken, reply, &wait);
             *used += taken;
+            /* the client has begun anew already: whoever asked is gone */
+            if (after == SD_AFTER_PENDING && *used < len && in[*used] == 'P')
+                after = sd_wire_give_up(wire, exec, reply);
             continue;
         }
         taken = here < wire->left ? here : (size_t)wire->left;
@@ -216,20 +233,6 @@ sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *i
         after = finish(wire, exec, *used < len, reply);
     }
     return after;
-}
-
-sd_after_t sd_wire_granted(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply)
-{
-    sd_lock_key_t key = sd_locks_accept(&wire->owner);
-
-    return sd_extended_locked(exec, key.bytes, key.len, reply);
-}
-
-sd_after_t sd_wire_give_up(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *reply)
-{
-    if (sd_locks_give_up(exec->locks, &wire->owner, exec->now, exec->counters))
-        return sd_wire_granted(wire, exec, reply);
-    return sd_extended_not_locked(reply);
 }
 
 /* Room is taken as far ahead as bytes have already come: whoever declares much

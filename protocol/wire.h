@@ -144,7 +144,8 @@ void sd_wire_end(sd_wire_t *wire, const sd_exec_t *exec);
 /* Feeds input. Returns what to do after the reply has been sent; *used says how
  * many bytes were taken. With SD_AFTER_KEEP and *used < len the rest is either
  * the beginning of a head (wait for more) or, if the reply is full
- * (sd_reply_is_full), wants feeding again once it has been sent. */
+ * (sd_reply_is_full), wants feeding again once it has been sent. With
+ * SD_AFTER_PENDING the rest is no hello: an L that one stands behind is given up. */
 sd_after_t sd_wire_feed(sd_wire_t *wire, const sd_exec_t *exec, const uint8_t *in, size_t len,
                         size_t *used, sd_reply_t *reply);
 

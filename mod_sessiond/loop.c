@@ -18,6 +18,7 @@
 #include "syscalls.h"
 
 #define EVENTS 256
+#define GRANTS 64 /* of locks, in one go */
 #define ACCEPTS_AT_ONCE 64
 #define ACCEPT_PAUSE_MS 100u
 #define IDLE_WAIT_MS 1000
@@ -195,6 +196,8 @@ static int wait_ms(const sd_loop_t *loop)
     int wait = loop->wheel.count > 0 ? SD_TIMER_TICK : IDLE_WAIT_MS,
         pressure = sd_pressure_wait_ms(loop);
 
+    if (sd_lock_mailbox_has_some(&loop->granted))
+        return 0;
     if (loop->draining)
         wait = 20;
     else if (loop->accept_again)
@@ -215,11 +218,15 @@ static void wake(void *data)
         ;
 }
 
+/* Each may pass a lock on to another connection of ours, and so on without end: what
+ * is left has its turn in the next one, which does not wait then. */
 static void take_grants(sd_loop_t *loop)
 {
     sd_lock_owner_t *owner;
+    uint32_t n;
 
-    while (sd_lock_mailbox_has_some(&loop->granted) && (owner = sd_locks_next_granted(&loop->granted)))
+    for (n = 0; n < GRANTS && sd_lock_mailbox_has_some(&loop->granted)
+                && (owner = sd_locks_next_granted(&loop->granted)); n++)
         sd_connection_granted(loop, sd_connection_of_owner(owner));
 }
 

@@ -262,6 +262,20 @@ static void op_delete(model_t *m)
     }
 }
 
+/* Longer or shorter; the bytes and the version stay. */
+static void op_touch(model_t *m)
+{
+    sd_lane_t *lane = any_lane(m);
+    uint32_t number = dice_below(&m->dice, m->keys);
+    test_key_t key = numbered_key(number, 0);
+    model_entry_t *e = &m->entries[number];
+    uint64_t expiry = m->f->now + dice_below(&m->dice, m->ttl);
+
+    assert_int_equal(sd_store_touch(lane, key.bytes, key.len, expiry, m->f->now), is_live(m, number) ? SD_OK : SD_MISS);
+    if (is_live(m, number))
+        e->expiry = expiry;
+}
+
 /* A value that comes in over many operations, through any lane. */
 static void op_chain(model_t *m)
 {
@@ -335,6 +349,8 @@ void model_operate(model_t *m)
         op_chain(m);
     else if (kind < 98)
         m->f->now += dice_below(&m->dice, m->ttl / 1000 + 2);
+    else if (kind < 99)
+        op_touch(m);
     else {
         sd_lane_t *lane = any_lane(m);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_store.c: get, put and delete as a caller sees them: versions, what a
+ * test_store.c: get, put, delete and touch as a caller sees them: versions, what a
  * match accepts, the moment of expiry, and readers that keep a value alive
  * while it is replaced, deleted, expired or evicted under them.
  */
@@ -436,6 +436,47 @@ static void usage_adds_up(void **state)
     fixture_close(&f);
 }
 
+/* A touch changes when a value ends, to the millisecond, and nothing else of it. */
+static void a_touch_moves_the_end(void **state)
+{
+    fixture_t f;
+    test_key_t key = numbered_key(1, 0), other = numbered_key(2, 0);
+    uint64_t version, end;
+    sd_ref_t before, ref;
+
+    (void)state;
+    fixture_open(&f, MIB, 1, false);
+    assert_int_equal(sd_store_touch(f.lane, key.bytes, key.len, f.now + 1000, f.now), SD_MISS);
+    end = f.now + 1000;
+    version = put_ok(&f, &key, 1, 2000, end);
+    put_ok(&f, &other, 2, 100, end);
+    assert_int_equal(sd_store_get(f.lane, key.bytes, key.len, f.now, &before), SD_OK);
+    assert_int_equal(sd_store_touch(f.lane, key.bytes, key.len, end + 5000, f.now), SD_OK); /* later */
+    f.now = end;
+    sd_store_sweep(f.lane, f.now, UINT32_MAX);
+    assert_false(is_there(&f, &other));
+    assert_int_equal(sd_store_get(f.lane, key.bytes, key.len, f.now, &ref), SD_OK);
+    assert_int_equal(ref.version, version);
+    assert_int_equal(ref.expiry, end + 5000);
+    assert_true(ref_shows(f.lane, &ref, 1, 2000));
+    assert_true(ref_shows(f.lane, &before, 1, 2000));
+    sd_ref_release(f.lane, &ref);
+    sd_ref_release(f.lane, &before);
+
+    put_ok(&f, &other, 3, 100, end + 9000);
+    assert_int_equal(sd_store_touch(f.lane, key.bytes, key.len, f.now + 10, f.now), SD_OK); /* earlier */
+    f.now += 9;
+    assert_value(&f, &key, 1, 2000);
+    f.now++;
+    assert_int_equal(sd_store_touch(f.lane, key.bytes, key.len, f.now + 10, f.now), SD_MISS);
+    assert_int_equal(sessions(&f), 2); /* nobody has met it yet */
+    assert_true(sd_store_sweep(f.lane, f.now, UINT32_MAX) > 0);
+    assert_int_equal(sessions(&f), 1); /* the sweep looks where something ends sooner */
+    assert_false(is_there(&f, &key));
+    assert_value(&f, &other, 3, 100);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -449,6 +490,7 @@ int main(void)
         cmocka_unit_test(readers_keep_what_they_read),
         cmocka_unit_test(a_value_outlives_its_reader),
         cmocka_unit_test(too_many_readers_of_one_value),
+        cmocka_unit_test(a_touch_moves_the_end),
         cmocka_unit_test(usage_adds_up),
     };
 

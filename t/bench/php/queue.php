@@ -17,6 +17,9 @@ if (isset($argv[3]) && $argv[3] !== '') {
     require $argv[3];
 }
 ob_start();
+/* as a worker that has served before: classes are loaded, connections are open */
+session_id(md5('another session ' . getmypid()));
+@session_start() && @session_write_close();
 while (hrtime(true) < (int) $start) {
     usleep(200);
 }

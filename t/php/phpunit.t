@@ -25,10 +25,11 @@ my $httpd = Sessiond::Test::Httpd->new(
     mpm_config => "StartServers 12\nMinSpareServers 4\nMaxSpareServers 48\nMaxRequestWorkers 96\n",
     php_save_path => 'tcp://127.0.0.1:%PORT%?timeout=20&amp;persistent=on' =~ s/&amp;/&/r,
     modules => $fpm_is_here ? [qw(proxy proxy_fcgi)] : [],
-    config => "SessiondListen 127.0.0.1:%PORT%\nSessiondListen unix:%ROOT%/run/sessiond.sock 0666\nSessiondLockTimeout 20\n"
+    config => "SessiondListen 127.0.0.1:%PORT%\nSessiondLockTimeout 20\n"
         . (Sessiond::Test::Httpd->php_module ? "php_value session.use_strict_mode 1\n" : '')
         . ($fpm_is_here ? Fpm->httpd_config : ''),
 )->start;
+my $lease = Sessiond::Test::Httpd->new(name => 'lease', config => "SessiondListen 127.0.0.1:%PORT%\nSessiondLockTimeout 1\n")->start;
 my $base = '127.0.0.1:' . $httpd->http_port;
 my $dsn  = 'tcp://127.0.0.1:' . $httpd->port . '?timeout=20&persistent=on';
 
@@ -60,9 +61,8 @@ local %ENV = (
     SESSIOND_SAPIS => join(' ', @sapis),
     SESSIOND_HTTP  => $base,
     SESSIOND_PORT  => $httpd->port,
-    SESSIOND_UNIX  => $httpd->root . '/run/sessiond.sock',
-    SESSIOND_PHP   => php_binary(),
-    SESSIOND_TOP   => top_srcdir(),
+    SESSIOND_LEASE_HTTP => '127.0.0.1:' . $lease->http_port,
+    SESSIOND_LEASE_PORT => $lease->port,
 );
 my $log = $httpd->root . '/run/junit.xml';
 my ($status, $output) = $httpd->run($phpunit, '--no-configuration', '--do-not-cache-result', '--bootstrap', top_srcdir() . '/php/autoload.php',
@@ -81,10 +81,12 @@ while ($text =~ m{<testcase ([^>]*?)(?:/>|>(.*?)</testcase>)}gs) {
 }
 cmp_ok($tests, '>=', 20, "phpunit ran $tests tests");
 is($status, 0, 'phpunit itself is content') or diag($output);
-diag($1) while $output =~ /^(# .*)$/mg;
+diag($1) while $output =~ /# (\S+: 40 x .*)$/mg;
 
 ok($fpm->stop, 'php-fpm ends on TERM') if $fpm;
-is($httpd->check, 'clean', 'the store is sound');
+is($_->check, 'clean', 'the store is sound') for $httpd, $lease;
+$lease->allow_log(qr/exit signal Killed|session process.*(?:kill|signal|ended|died|exit)/i);
+$lease->finish;
 $httpd->allow_log(qr/AH01067|AH01071|AH01075|proxy_fcgi:error|AH00052: child pid \d+ exit signal Killed|php:error|PHP (?:Fatal error|Warning)/);
 $httpd->finish;
 done_testing();

@@ -115,15 +115,17 @@ sub page ($dsn, $id, $code, %ini) {
 }
 
 # PHP's web server on a folder (a router script would get no prepend file).
-# Returns { port, log }; ends with the test.
+# Returns { port, log }; ends with the test. extensions: with php.ini after all,
+# for what cannot do without PHP's extensions.
 sub web ($folder, %ini) {
     my %env = %{ delete $ini{env} // {} };
+    my $extensions = delete $ini{extensions};
     my %settings = php_ini('session.use_cookies' => 1, %ini);
     for my $attempt (1 .. 5) {
         my $port = claim_port();
         my $log  = _dir() . "/web$port.log";
         local @ENV{ keys %env } = values %env;
-        my $pid = _start($log, "$log.err", php_binary(), _arguments(%settings), '-S', "127.0.0.1:$port", '-t', "$folder");
+        my $pid = _start($log, "$log.err", php_binary(), grep({ !$extensions || $_ ne '-n' } _arguments(%settings)), '-S', "127.0.0.1:$port", '-t', "$folder");
         push @web, $pid;
         my $until = now() + $LIMIT;
         while (now() < $until && !waitpid $pid, WNOHANG) {

@@ -103,6 +103,9 @@ final class SapiTest extends TestCase
     /** Other users wait for nobody. @dataProvider sapis */
     public function testOtherSessionsDoNotWait(string $base): void
     {
+        if (strpos($base, Web::env('SESSIOND_HTTP')) !== 0) {
+            $this->markTestSkipped('a busy worker of php -S keeps others waiting by itself');
+        }
         $id = Web::newId('slow');
         Web::store($id, 'n|i:0;');
         $slow = Web::ask($base, 'hold=3000', $id);

@@ -20,6 +20,12 @@ final class Web
         return 'tcp://127.0.0.1:' . self::env('SESSIOND_PORT') . '?timeout=20' . $options;
     }
 
+    /** The server on which a lease lasts one second. */
+    public static function leaseDsn(string $options = ''): string
+    {
+        return 'tcp://127.0.0.1:' . self::env('SESSIOND_LEASE_PORT') . '?timeout=20' . $options;
+    }
+
     public static function env(string $name): string
     {
         $value = getenv($name);
@@ -84,21 +90,22 @@ final class Web
     }
 
     /** What sharedance's clients see: the data, '' when there is none. */
-    public static function stored(string $key): string
+    public static function stored(string $key, bool $lease = false): string
     {
-        return self::oneShot('F' . pack('N', strlen($key)) . $key);
+        return self::oneShot('F' . pack('N', strlen($key)) . $key, $lease);
     }
 
-    public static function store(string $key, string $data): void
+    public static function store(string $key, string $data, bool $lease = false): void
     {
-        if (self::oneShot('S' . pack('NN', strlen($key), strlen($data)) . $key . $data) !== "OK\n") {
+        if (self::oneShot('S' . pack('NN', strlen($key), strlen($data)) . $key . $data, $lease) !== "OK\n") {
             throw new \RuntimeException("$key was not stored");
         }
     }
 
-    private static function oneShot(string $frame): string
+    private static function oneShot(string $frame, bool $lease): string
     {
-        $socket = stream_socket_client('tcp://127.0.0.1:' . self::env('SESSIOND_PORT'), $errno, $error, self::LIMIT);
+        $port = self::env($lease ? 'SESSIOND_LEASE_PORT' : 'SESSIOND_PORT');
+        $socket = stream_socket_client("tcp://127.0.0.1:$port", $errno, $error, self::LIMIT);
         fwrite($socket, $frame);
         $answer = (string) stream_get_contents($socket);
         fclose($socket);
@@ -106,9 +113,9 @@ final class Web
     }
 
     /** One number of the status page. */
-    public static function status(string $name): int
+    public static function status(string $name, bool $lease = false): int
     {
-        [, $body] = self::get(self::env('SESSIOND_HTTP') . '/', 'auto', '', 'sessiond-status');
+        [, $body] = self::get(self::env($lease ? 'SESSIOND_LEASE_HTTP' : 'SESSIOND_HTTP') . '/', 'auto', '', 'sessiond-status');
         return preg_match("~^Sessiond$name: (\d+)~m", $body, $part) === 1 ? (int) $part[1] : -1;
     }
 

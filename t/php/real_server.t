@@ -70,6 +70,20 @@ subtest 'one connection' => sub {
     is_deeply(\%grew, { ConnectionsAccepted => 1, Hellos => 1, GetHits => 0, GetMisses => 1, Writes => 1, BadRequests => 0 }, 'carries a whole page');
 };
 
+subtest 'one round trip at each end' => sub {
+    my $before = $httpd->status;
+    for my $strict (0, 1) {
+        page($tcp, 'roundtrip-0123456789abcde', $COUNT, 'session.use_strict_mode' => $strict);
+        page($tcp, 'roundtrip-0123456789abcde', '', 'session.use_strict_mode' => $strict);
+    }
+    my $after = $httpd->status;
+    my %grew = map { $_ => $after->{"Sessiond$_"} - $before->{"Sessiond$_"} }
+        qw(ConnectionsAccepted Hellos LockGrants Writes Touches Unlocks BadRequests);
+    is_deeply(\%grew, { ConnectionsAccepted => 4, Hellos => 4, LockGrants => 5, Writes => 2, Touches => 2, Unlocks => 1, BadRequests => 0 },
+        'hello and lock, then write or touch') or diag(explain(\%grew));
+    is($httpd->value('LocksHeld'), 0, 'no lock is left');
+};
+
 subtest 'large and binary values' => sub {
     my $id   = 'large-0123456789abcdefghi';
     my $hash = 'echo md5($_SESSION["v"]), " ", strlen($_SESSION["v"]), "\n";';
@@ -117,6 +131,72 @@ subtest 'between the read and the write' => sub {
     }
 };
 
+# Runs so many processes, each of which makes so many changes in sessions of its
+# own; returns what they complained about.
+sub crowd ($processes, $rounds, $dsn, $id, $meanwhile) {
+    my @pages;
+    for my $n (1 .. $processes) {
+        my $pid = open(my $page, '-|') // die "fork: $!\n";
+        if (!$pid) {
+            my $got = php("for (\$i = 0; \$i < $rounds; \$i++) { session_id('$id'); session_start(); \$_SESSION['n'] = (\$_SESSION['n'] ?? 0) + 1;"
+                    . ' session_write_close(); }', 'session.save_path' => $dsn);
+            print "$got->{out}$got->{err}";
+            close STDOUT;
+            POSIX::_exit(0);
+        }
+        push @pages, $page;
+    }
+    $meanwhile->();
+    return join '', map { my $page = $_; <$page> } @pages;
+}
+
+subtest '400 increments by 4 processes' => sub {
+    my $restarts = $ENV{SESSIOND_TEST_LONG} ? 10 : 3;
+    for my $pool ('', '&persistent=on') {
+        my $id = "crowd-0123456789abcdefghi" . ($pool ? 'p' : 'n');
+        is(crowd(4, 100, "$tcp$pool", $id, sub { $httpd->graceful for 1 .. $restarts }), '', "$restarts graceful restarts$pool: no request failed");
+        is(($old->fetch($id))[1], 'n|i:400;', "no increment is lost$pool");
+    }
+    is($httpd->value('LocksHeld'), 0, 'no lock is left');
+};
+
+subtest 'a page that is killed' => sub {
+    my $id = 'killed-0123456789abcdefgh';
+    $old->store($id, 'n|i:41;');
+    my $file = File::Temp->new;
+    my $pid = fork // die $!;
+    if (!$pid) {
+        page($tcp, $id, "file_put_contents('$file', (string) getmypid()); sleep(60);");
+        POSIX::_exit(0);
+    }
+    my $until = now() + 60;
+    nap(0.01) until -s "$file" || now() > $until;
+    open my $fh, '<', "$file" or die $!;
+    my $page = readline $fh;
+    my $begin = now();
+    kill KILL => $page;
+    is(page($tcp, $id, $COUNT)->{out}, "$id 42\n", 'kill -9: the next has the lock at once');
+    cmp_ok(now() - $begin, '<', 20, 'and not at the end of its lease');
+    waitpid $pid, 0;
+};
+
+subtest 'a server that hangs' => sub {
+    my $id = 'hangs-0123456789abcdefghi';
+    $old->store($id, 'n|i:41;');
+    my $pid   = $httpd->sessiond_pid;
+    my $short = $tcp =~ s/timeout=60/timeout=1/r;
+    kill STOP => $pid;
+    my $got = page($short, $id, $COUNT);
+    kill CONT => $pid;
+    like($got->{out}, qr/^threw Sessiond\\SessiondException\(4\): .*within timeout=1 s/, 'at the start: a clear error');
+    cmp_ok($got->{seconds}, '<', 20, 'in time');
+    my $out = interrupted($short, $id, $COUNT, sub { kill STOP => $pid });
+    kill CONT => $pid;
+    like($out, qr/was not stored .*within timeout=1 s/, 'at the end: a warning');
+    is(page($tcp, $id, $COUNT)->{out} =~ s/\d+\n//r, "$id ", 'afterwards all is well');
+    like(($old->fetch($id))[1], qr/^n\|i:4[23];$/, 'and never a blank session');
+};
+
 subtest 'respawning' => sub {
     my $id = 'respawn-0123456789abcdefg';
     $old->store($id, 'n|i:41;');
@@ -129,7 +209,7 @@ $httpd->allow_log(qr/exit signal Killed|session process.*(?:kill|signal|ended|di
 my $store_id = 'outage-0123456789abcdefgh';
 $old->store($store_id, 'n|i:41;');
 is($httpd->check, 'clean', 'the store is sound');
-$httpd->finish;
+like(interrupted($tcp, $store_id, $COUNT, sub { $httpd->finish }), qr/^\Q$store_id\E 42\n.*was not stored .*cannot connect/s, 'httpd stopped while a page ran: a warning');
 for my $dsn ($tcp, $unix) {
     like(page($dsn, $store_id, $COUNT)->{out}, qr/^threw Sessiond\\SessiondException\(3\): .*cannot connect/, 'httpd stopped: session_start() throws');
 }

@@ -79,7 +79,7 @@ subtest 'one round trip at each end' => sub {
     my $after = $httpd->status;
     my %grew = map { $_ => $after->{"Sessiond$_"} - $before->{"Sessiond$_"} }
         qw(ConnectionsAccepted Hellos LockGrants Writes Touches Unlocks BadRequests);
-    is_deeply(\%grew, { ConnectionsAccepted => 4, Hellos => 4, LockGrants => 5, Writes => 2, Touches => 2, Unlocks => 1, BadRequests => 0 },
+    is_deeply(\%grew, { ConnectionsAccepted => 4, Hellos => 4, LockGrants => 4, Writes => 2, Touches => 2, Unlocks => 0, BadRequests => 0 },
         'hello and lock, then write or touch') or diag(explain(\%grew));
     is($httpd->value('LocksHeld'), 0, 'no lock is left');
 };
@@ -138,9 +138,9 @@ sub crowd ($processes, $rounds, $dsn, $id, $meanwhile) {
     for my $n (1 .. $processes) {
         my $pid = open(my $page, '-|') // die "fork: $!\n";
         if (!$pid) {
-            my $got = php("for (\$i = 0; \$i < $rounds; \$i++) { session_id('$id'); session_start(); \$_SESSION['n'] = (\$_SESSION['n'] ?? 0) + 1;"
-                    . ' session_write_close(); }', 'session.save_path' => $dsn);
-            print "$got->{out}$got->{err}";
+            my $got = php("for (\$i = 0; \$i < $rounds; \$i++) { session_id('$id'); session_start(); usleep(2000);"
+                    . ' $_SESSION["n"] = ($_SESSION["n"] ?? 0) + 1; session_write_close(); }', 'session.save_path' => $dsn);
+            print "$got->{out}$got->{err}", $got->{status} ? "status $got->{status}\n" : '';
             close STDOUT;
             POSIX::_exit(0);
         }

@@ -51,11 +51,11 @@ static void end(sd_loop_t *loop, sd_connection_t *c, bool reset)
         sd_poller_remove(loop->poller, c->fd);
     if (c->shared)
         c->transport->part(c->fd, reset);
+    sd_wire_end(&c->wire, &loop->exec); /* before the number may be another's: see lock_report.c */
     c->transport->close(c->fd);
     sd_timer_clear(&loop->wheel, &c->timer);
     sd_pressure_forget(loop, c);
     sd_pressure_done(loop, c);
-    sd_wire_end(&c->wire, &loop->exec);
     if (c->stalled) {
         sd_reply_discard(c->stalled, loop->lane);
         free(c->stalled);

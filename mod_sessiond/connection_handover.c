@@ -185,7 +185,7 @@ static void go_on(sd_loop_t *loop, sd_connection_t *c, const sd_handed_t *state)
     case SD_HANDED_WAITING: /* one that was granted meanwhile is told by the mailbox */
         c->state = SD_WAITING;
         sd_timer_set(&loop->wheel, &c->timer, sd_locks_wait_ends(&c->wire.owner));
-        sd_connection_poll(loop, c, c->input_len < SD_LOOP_SCRATCH ? SD_POLL_READ : 0);
+        sd_connection_poll(loop, c, c->input_len < SD_LOOP_SCRATCH ? SD_POLL_READ : SD_POLL_END);
         return;
     case SD_HANDED_LINGERING:
         c->state = SD_LINGERING;

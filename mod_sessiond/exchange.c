@@ -124,7 +124,7 @@ static void wait_for_lock(sd_loop_t *loop, sd_connection_t *c)
         return;
     }
     sd_timer_set(&loop->wheel, &c->timer, sd_locks_wait_ends(&c->wire.owner));
-    sd_connection_poll(loop, c, c->input_len < SD_LOOP_SCRATCH ? SD_POLL_READ : 0);
+    sd_connection_poll(loop, c, c->input_len < SD_LOOP_SCRATCH ? SD_POLL_READ : SD_POLL_END);
 }
 
 /* The reply has gone out. False: the connection is gone too, or waits. */
@@ -469,5 +469,5 @@ void sd_exchange_overhear(sd_loop_t *loop, sd_connection_t *c)
     if (c->input[0] == 'P') /* the client has begun anew: whoever waited is gone */
         sd_exchange_wait_ends(loop, c);
     else if (c->input_len == SD_LOOP_SCRATCH)
-        sd_connection_poll(loop, c, 0);
+        sd_connection_poll(loop, c, SD_POLL_END);
 }

@@ -174,14 +174,22 @@ static void take_back(sd_server_t *server)
             c->shared = true;
 }
 
+static bool say_at_once(int channel, uint32_t kind)
+{
+    uint8_t bytes[SD_HANDOVER_HEAD] = { 0 };
+
+    sd_put32(bytes, kind);
+    return sd_channel_send(channel, bytes, sizeof bytes, NULL, 0, 0);
+}
+
 void sd_handover_put_off(const sd_word_t *word)
 {
-    (void)say(word->channel, SD_HANDOVER_WAIT, 0, NULL, 0);
+    (void)say_at_once(word->channel, SD_HANDOVER_WAIT);
 }
 
 void sd_handover_refuse(const sd_word_t *word)
 {
-    (void)say(word->channel, SD_HANDOVER_VOID, 0, NULL, 0);
+    (void)say_at_once(word->channel, SD_HANDOVER_VOID);
     close(word->channel);
 }
 
@@ -214,10 +222,11 @@ bool sd_handover_give(sd_server_t *server, const sd_word_t *word)
         else
             take_back(server);
     }
-    if (!done)
-        (void)say(p.channel, SD_HANDOVER_VOID, 0, NULL, 0);
+    if (!done) /* if there is no room, the other one finds out by our silence */
+        (void)say_at_once(p.channel, SD_HANDOVER_VOID);
     free(p.bytes);
     close(p.channel);
+    sd_word_keep_spare(); /* before a client takes its place */
     if (!done)
         sd_log(NOTICE, 0, "handing over to the next session process came to nothing%s: this one goes on",
                halt ? "" : " (a thread hangs, or there is no memory)");

@@ -21,7 +21,8 @@
  *
  * A channel that ends without VOID, NONE or DONE belongs to a process that dies:
  * what has come over it is all that is left of its connections, and is gone on
- * with once the kernel says that it is dead.
+ * with once the kernel says that it is dead. If it does not say so within a second,
+ * the VOID has been lost.
  *
  * While they are under way, TCP connections are set to end in a reset: if both
  * processes die, nobody is told "no".

@@ -323,14 +323,15 @@ void sd_listener_set_opened(sd_listener_set_t *set, uint64_t number, uint64_t se
             set->listener[i].opened_for = number;
 }
 
-void sd_listener_set_close_new(sd_listener_set_t *set, uint64_t number)
+void sd_listener_set_close_new(sd_listener_set_t *set, uint64_t number, bool latest)
 {
     int i;
 
     for (i = 0; i < SD_LISTENERS_MAX; i++) {
         sd_listener_t *l = &set->listener[i];
 
-        l->retiring = false; /* whoever goes on serving has those that were to go */
+        if (latest)
+            l->retiring = false; /* whoever goes on serving has those that were to go */
         if (l->fd < 0 || l->opened_for != number)
             continue;
         if (l->is_unix)

@@ -46,9 +46,9 @@ int sd_listener_set_count(const sd_listener_set_t *set);
 void sd_listener_set_forget_retiring(sd_listener_set_t *set);
 /* Those that no process up to `served` has were opened for process `number`. And:
  * it never came to serve, so those that were opened for it are shut down and closed,
- * and those that were to go stay. */
+ * and those that were to go stay, if it was the latest. */
 void sd_listener_set_opened(sd_listener_set_t *set, uint64_t number, uint64_t served);
-void sd_listener_set_close_new(sd_listener_set_t *set, uint64_t number);
+void sd_listener_set_close_new(sd_listener_set_t *set, uint64_t number, bool latest);
 /* Stops listening on all of them, for every process that holds them. They stay
  * open: threads of this process may still use the numbers. */
 void sd_listener_set_shutdown(sd_listener_set_t *set);

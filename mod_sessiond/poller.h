@@ -12,6 +12,7 @@ typedef struct sd_poller sd_poller_t;
 
 #define SD_POLL_READ 1u
 #define SD_POLL_WRITE 2u
+#define SD_POLL_END 8u    /* the peer has sent its last byte; an error always counts */
 #define SD_POLL_SHARED 4u /* others poll it too: wake one of us, not all */
 
 typedef struct sd_poll_event {

@@ -47,6 +47,8 @@ static int control(sd_poller_t *p, int op, int fd, unsigned interest, void *owne
         e.events |= EPOLLIN;
     if (interest & SD_POLL_WRITE)
         e.events |= EPOLLOUT;
+    if (interest & SD_POLL_END)
+        e.events |= EPOLLRDHUP;
     if (interest & SD_POLL_SHARED)
         e.events = EPOLLIN | EPOLLEXCLUSIVE;
     return epoll_ctl(p->fd, op, fd, &e) == 0 ? 0 : errno;
@@ -75,7 +77,7 @@ int sd_poller_wait(sd_poller_t *p, int timeout_ms, sd_poll_event_t *events, int 
 
     for (i = 0; i < n; i++) {
         events[i].owner = p->events[i].data.ptr;
-        events[i].readable = p->events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR);
+        events[i].readable = p->events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR);
         events[i].writable = p->events[i].events & (EPOLLOUT | EPOLLHUP | EPOLLERR);
     }
     return n < 0 ? 0 : n;

@@ -205,7 +205,7 @@ static void note_end(sd_retained_t *r, sd_child_t *child, int status)
     log_end(ended.proc.pid, status);
     if ((other = ready_child(r))) {
         if (other->started < ended.started) /* nobody accepts on what was opened for it */
-            sd_listener_set_close_new(&r->listeners, ended.started);
+            sd_listener_set_close_new(&r->listeners, ended.started, ended.started == r->starts);
         sd_log(NOTICE, 0, "session process %" APR_PID_T_FMT " goes on serving%s", other->proc.pid,
                other->started < ended.started ? ", with the configuration that it was started with" : "");
         return;

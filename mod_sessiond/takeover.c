@@ -23,6 +23,7 @@
 
 #define FINISH_MS 3000u /* for a process that was asked to finish and to go */
 #define ASK_TRIES 5u
+#define SILENCE_MS 1000u /* a process that dies closes its channel a moment before its control socket */
 #define STALL_MS 1000u  /* so long between two looks: this process, or the machine, stood still */
 
 typedef enum {
@@ -41,6 +42,7 @@ typedef struct earlier {
     uint32_t asked;        /* how often */
     uint64_t due;          /* ms: a sign of it is to come until then */
     sd_parcels_t parcels;  /* what has come from it */
+    uint64_t silent;       /* ms: the channel ended without a word; 0 = it has not */
     bool taken;            /* TAKEN has been said: it is about to go */
     bool told;             /* the log has been told that it hangs and cannot be killed */
 } earlier_t;
@@ -63,6 +65,7 @@ static void close_channel(earlier_t *e)
 static bool ask(earlier_t *e)
 {
     close_channel(e);
+    e->silent = 0;
     if (e->asked++ >= ASK_TRIES) {
         sd_log(ERR, 0, "session process %" APR_PID_T_FMT " did not hand over in %u tries", e->pid, ASK_TRIES);
         return false;
@@ -189,6 +192,7 @@ static heard_t hear(sd_takeover_t *t, earlier_t *e, uint8_t *buffer)
         return HEARD_NOTHING;
     if (got <= 0) { /* it dies: its control socket follows in a moment */
         close_channel(e);
+        e->silent = sd_clock_ms();
         return HEARD_NOTHING;
     }
     e->due = sd_clock_ms() + SD_HANDOVER_PATIENCE_MS;
@@ -200,6 +204,15 @@ static heard_t hear(sd_takeover_t *t, earlier_t *e, uint8_t *buffer)
 }
 
 /* ---- waiting ---- */
+
+/* It has ended the channel without a word and lives: its VOID was lost, since we did
+ * not read for long. What it sent is worth nothing, and it is asked again. */
+static heard_t lives_on(earlier_t *e)
+{
+    sd_parcels_forget(&e->parcels);
+    e->taken = false;
+    return ask(e) ? HEARD_NOTHING : HEARD_FAILURE;
+}
 
 /* A look at one of them. */
 static heard_t look_at(sd_takeover_t *t, earlier_t *e, uint8_t *buffer)
@@ -214,6 +227,10 @@ static heard_t look_at(sd_takeover_t *t, earlier_t *e, uint8_t *buffer)
     if (dead) {
         close_channel(e);
         e->phase = GONE;
+    }
+    else if (e->phase == ASKED && e->silent != 0) {
+        if (sd_clock_ms() - e->silent >= SILENCE_MS)
+            return lives_on(e);
     }
     else if (e->phase != KILLED && sd_clock_ms() >= e->due)
         kill_it(e);
@@ -294,8 +311,10 @@ static void forgive(earlier_t *e, int n, uint64_t gap)
 {
     int i;
 
-    for (i = 0; i < n && gap > STALL_MS; i++)
+    for (i = 0; i < n && gap > STALL_MS; i++) {
         e[i].due += gap;
+        e[i].silent += e[i].silent != 0 ? gap : 0;
+    }
 }
 
 static sd_takeover_end_t receive(sd_takeover_t *t, earlier_t *e, int n, const sd_start_t *start, int signals,
@@ -323,8 +342,13 @@ static sd_takeover_end_t receive(sd_takeover_t *t, earlier_t *e, int n, const sd
                 e[i].channel = -1;
                 return SD_TAKEOVER_SERVE;
             }
-            if (heard == HEARD_FAILURE)
+            if (heard == HEARD_FAILURE && !is_committed(e, n))
                 return SD_TAKEOVER_FAILED;
+            if (heard == HEARD_FAILURE) { /* another one is about to go for us */
+                close_channel(&e[i]);
+                sd_parcels_forget(&e[i].parcels);
+                e[i].phase = KILLED; /* or will be, by whoever comes next: its end is waited for */
+            }
         }
         if (now >= next_beat) {
             beat(start);

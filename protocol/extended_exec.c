@@ -122,7 +122,9 @@ static sd_after_t write_value(sd_wire_t *wire, const sd_exec_t *exec, const sd_r
     uint64_t version;
     uint8_t body[8];
 
-    if (passage.view != SD_LOCK_OTHERS)
+    /* "there was none" may be true again, of a session that was written and removed
+     * by those who had the lock after him; versions do not come back */
+    if (passage.view != SD_LOCK_OTHERS && !(passage.lost && request->version == SD_VERSION_ABSENT))
         status = sd_store_put(exec->lane, &wire->chain, expiry_of(exec, request->ttl),
                               passage.view == SD_LOCK_MINE ? SD_VERSION_ANY : request->version, exec->now,
                               &version);

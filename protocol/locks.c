@@ -157,7 +157,7 @@ static void pass_on(sd_locks_t *locks, sd_lock_shard_t *shard, sd_lock_t *lock, 
     uint64_t waited, longest = atomic_load_explicit(&locks->longest, memory_order_relaxed);
     sd_claim_t *next = lock->first;
 
-    if (!next)
+    if (!next || locks->adopting)
         return;
     dequeue(shard, next);
     hold(locks, shard, next, now, counters);
@@ -355,13 +355,14 @@ void sd_locks_release_all(sd_locks_t *locks, sd_lock_owner_t *owner, uint64_t no
 sd_lock_passage_t sd_locks_enter(sd_locks_t *locks, sd_lock_owner_t *owner, const sd_lock_key_t *key)
 {
     sd_lock_shard_t *shard = sd_lock_shard_of(locks, key->hash);
-    sd_lock_passage_t p = { SD_LOCK_FREE, owner, claim_of(owner, key), shard };
+    sd_lock_passage_t p = { SD_LOCK_FREE, owner, claim_of(owner, key), false, shard };
     sd_lock_t *lock;
 
     pthread_mutex_lock(&shard->mutex);
     lock = p.claim ? p.claim->lock : sd_lock_find(shard, key);
     if (lock && lock->holder)
         p.view = lock->holder == p.claim ? SD_LOCK_MINE : SD_LOCK_OTHERS;
+    p.lost = p.claim && p.claim->kind == SD_CLAIM_LOST;
     return p;
 }
 
@@ -463,6 +464,7 @@ bool sd_locks_adopt(sd_locks_t *locks, sd_lock_owner_t *owner, const sd_claim_st
     }
     if (state->kind == SD_CLAIM_WAITING || state->kind == SD_CLAIM_GRANTED)
         owner->awaited = claim;
+    locks->adopting = true;
     return true;
 }
 
@@ -470,6 +472,7 @@ void sd_locks_settle(sd_locks_t *locks, uint64_t now, sd_counters_t *counters)
 {
     uint32_t i;
 
+    locks->adopting = false;
     for (i = 0; i < SD_LOCK_SHARDS; i++) {
         sd_lock_shard_t *shard = &locks->shard[i];
         sd_lock_t *lock, *next;

@@ -108,6 +108,7 @@ typedef struct sd_lock_passage {
     sd_lock_view_t view;
     sd_lock_owner_t *owner;
     sd_claim_t *claim; /* MINE, or a lost one of this owner's */
+    bool lost;         /* it is: he held this lock, and others may have held it since */
     void *shard;
 } sd_lock_passage_t;
 

@@ -44,6 +44,7 @@ typedef struct sd_lock_shard {
 struct sd_locks {
     sd_lock_shard_t *shard; /* SD_LOCK_SHARDS */
     uint64_t lease;
+    bool adopting; /* nothing is passed on before sd_locks_settle */
     _Atomic uint64_t ticket;
     _Atomic uint64_t longest; /* wait, ms */
 };

@@ -166,7 +166,15 @@ sub web_request ($web, $path, %opt) {
 END {
     if ($owner == $$) {
         local $?;
-        for my $pid (@web) { kill TERM => $pid; waitpid $pid, 0 }
+        # A page that died in a signal's handler leaves all signals blocked there.
+        kill TERM => @web;
+        for my $pid (@web) {
+            my ($until, $ended) = (now() + 2, 0);
+            nap(0.01) until ($ended = waitpid $pid, WNOHANG) || now() > $until;
+            next if $ended;
+            kill KILL => $pid;
+            waitpid $pid, 0;
+        }
     }
 }
 

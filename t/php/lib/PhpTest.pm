@@ -92,6 +92,7 @@ sub php ($code, %ini) {
 sub _start ($out, $err, @command) {
     my $pid = fork // die "fork: $!\n";
     return $pid if $pid;
+    setpgrp 0, 0 if grep { $_ eq '-S' } @command;    # its workers outlive it otherwise
     $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP PIPE);
     open STDIN,  '<', '/dev/null';
     open STDOUT, '>', $out;
@@ -127,6 +128,7 @@ sub web ($folder, %ini) {
         local @ENV{ keys %env } = values %env;
         my $pid = _start($log, "$log.err", php_binary(), grep({ !$extensions || $_ ne '-n' } _arguments(%settings)), '-S', "127.0.0.1:$port", '-t', "$folder");
         push @web, $pid;
+        for my $signal (qw(INT TERM HUP)) { $SIG{$signal} = sub { exit 1 } unless ref $SIG{$signal} }
         my $until = now() + $LIMIT;
         while (now() < $until && !waitpid $pid, WNOHANG) {
             return { port => $port, log => "$log.err" }
@@ -166,14 +168,14 @@ sub web_request ($web, $path, %opt) {
 END {
     if ($owner == $$) {
         local $?;
+        local @SIG{qw(INT TERM HUP)} = ('IGNORE') x 3;
         # A page that died in a signal's handler leaves all signals blocked there.
-        kill TERM => @web;
+        kill TERM => map { -$_ } @web;
         for my $pid (@web) {
             my ($until, $ended) = (now() + 2, 0);
             nap(0.01) until ($ended = waitpid $pid, WNOHANG) || now() > $until;
-            next if $ended;
-            kill KILL => $pid;
-            waitpid $pid, 0;
+            kill KILL => -$pid;
+            waitpid $pid, 0 unless $ended;
         }
     }
 }

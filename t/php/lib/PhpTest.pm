@@ -17,7 +17,7 @@ use IO::Select       ();
 use IO::Socket::INET ();
 use MIME::Base64   qw(encode_base64);
 use lib dirname(__FILE__) . '/../../lib';
-use Sessiond::Test::Net qw(now nap claim_port);
+use Sessiond::Test::Net qw(now nap claim_port processes);
 
 our @EXPORT = qw(php page web web_request php_binary top_srcdir php_ini);
 
@@ -92,7 +92,6 @@ sub php ($code, %ini) {
 sub _start ($out, $err, @command) {
     my $pid = fork // die "fork: $!\n";
     return $pid if $pid;
-    setpgrp 0, 0 if grep { $_ eq '-S' } @command;    # its workers outlive it otherwise
     $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP PIPE);
     open STDIN,  '<', '/dev/null';
     open STDOUT, '>', $out;
@@ -169,14 +168,20 @@ END {
     if ($owner == $$) {
         local $?;
         local @SIG{qw(INT TERM HUP)} = ('IGNORE') x 3;
-        # A page that died in a signal's handler leaves all signals blocked there.
-        kill TERM => map { -$_ } @web;
+        # Workers outlive their server; and a page that died in a signal's
+        # handler leaves all signals blocked there.
+        my %all = processes();
+        my %is_web = map { $_ => 1 } @web;
+        my @workers = grep { $is_web{ $all{$_}{ppid} } } keys %all;
+        kill TERM => @web, @workers;
         for my $pid (@web) {
             my ($until, $ended) = (now() + 2, 0);
             nap(0.01) until ($ended = waitpid $pid, WNOHANG) || now() > $until;
-            kill KILL => -$pid;
-            waitpid $pid, 0 unless $ended;
+            next if $ended;
+            kill KILL => $pid;
+            waitpid $pid, 0;
         }
+        kill KILL => @workers;
     }
 }
 

@@ -10,7 +10,7 @@
  * what a client sends in one piece or byte by byte comes to the same.
  *
  * Units: lengths in bytes, times in milliseconds, a lifetime (ttl) on the wire
- * in seconds. Nothing here locks: a conversation belongs to one thread.
+ * in seconds. A conversation belongs to one thread; only locks.h is shared.
  */
 #ifndef SD_WIRE_H
 #define SD_WIRE_H

@@ -453,6 +453,34 @@ sub killed_process {
     $h->allow_log(qr/sessiond: .*(?:died|killed|signal|ended)|exit signal Killed/i);
 }
 
+# Unix sockets have no reset and no keep-alive; their ends count as much.
+sub unix_sockets {
+    my $key = key();
+    my $unix = sub {
+        my $c = Sessiond::Test::Client->new('unix:' . $h->root . '/s.sock', timeout => $LONG);
+        is($c->open, 'ok', 'connect');
+        return $c;
+    };
+    my ($a, $b) = ($unix->(), $unix->());
+    is(said($a->lock($key)), 'N', 'a lock by a Unix socket');
+    my $tcp = waits($key);
+    $b->send(frame_lock($key, 1000 * $LONG) . frame_get($key));
+    $h->wait_for(sub { $h->value('LockWaiters') == 2 }, $LONG, 'two waiters');
+    is(said($a->write($key, 'by A')), 'K', 'written');
+    is(reply($tcp), 'V by A', 'the next one, on TCP');
+    $tcp->close;
+    is_deeply([reply($b), reply($b)], ['V by A', 'V by A'], 'and the one after that');
+    $a->send(frame_lock($key, 1000 * $LONG) . frame_get('none') x 20_000);
+    $h->wait_for(sub { $h->value('LockWaiters') == 1 }, $LONG, 'a waiter');
+    $a->close;
+    ok($h->eventually(sub { $h->value('LockWaiters') == 0 }, 5), 'it ends with 180 KB behind its L, and is seen');
+    my $c = waits($key);
+    $b->close;
+    is(reply($c), 'V by A', 'the end of a holder');
+    $c->close;
+    is_settled('Unix sockets');
+}
+
 # An eviction takes the value, not the lock.
 sub evicted {
     my $key = key();
@@ -471,6 +499,7 @@ for (qw(event prefork)) {
     $mpm = $_;
     $h = Sessiond::Test::Httpd->new(name => "locks-$mpm", mpm => $mpm, config => <<"END")->start;
 SessiondListen 127.0.0.1:%PORT%
+SessiondListen unix:%ROOT%/s.sock
 SessiondMemory 32M
 SessiondThreads 2
 SessiondTimeout $TIMEOUT
@@ -482,6 +511,7 @@ END
         ['what does not', \&keeps], ['the fence', \&fence], ['a pooled connection', \&pooled],
         ['frames behind a waiting L', \&pipelined], ['gone while waiting', \&gone_while_waiting],
         ['a client is killed', \&killed_client], ['a slow reader', \&slow_reader], ['time-outs', \&time_outs],
+        ['Unix sockets', \&unix_sockets],
         ['eviction', \&evicted], ['the session process is killed', \&killed_process];
     is($h->check, 'clean', "$mpm: the store is clean");
     $h->finish;

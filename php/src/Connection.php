@@ -35,6 +35,8 @@ final class Connection
     private const ETIMEDOUT = 110;
     private const BACKLOG_PAUSE_US = 2000;
 
+    private static ?\Closure $silence = null;
+
     /** @var resource|null */
     private $stream;
 
@@ -53,10 +55,10 @@ final class Connection
     private bool $used = false;
 
     /** @param resource $stream */
-    private function __construct($stream)
+    private function __construct($stream, int $process)
     {
         $this->stream = $stream;
-        $this->process = (int) \getmypid();
+        $this->process = $process;
         \stream_set_read_buffer($stream, 0);
         \stream_set_write_buffer($stream, 0);
     }
@@ -79,22 +81,23 @@ final class Connection
                 \STREAM_CLIENT_CONNECT,
                 $context
             );
-        }));
+        }), (int) \getmypid());
     }
 
     /** The pooled connection if the address wants one and it is free, else one of this request's own. */
     public static function pooledOrOwn(Dsn $dsn, Deadline $deadline): self
     {
-        $name = Pool::take($dsn);
+        $process = (int) \getmypid();
+        $name = Pool::take($dsn, $process);
         if ($name === '') {
             return self::open($dsn, $deadline);
         }
         try {
             do {
-                $stream = self::connect($dsn, $deadline, static function (?int &$errno, ?string &$error) use ($dsn, $name, $deadline) {
-                    return Pool::stream($dsn, $name, $deadline->left(), $errno, $error);
+                $stream = self::connect($dsn, $deadline, static function (?int &$errno, ?string &$error) use ($dsn, $process, $deadline) {
+                    return Pool::stream($dsn, $process, $deadline->left(), $errno, $error);
                 });
-                $fit = Pool::isFit($stream);
+                $fit = Pool::claim($stream);
                 if (!$fit) {
                     \fclose($stream);
                 }
@@ -103,10 +106,9 @@ final class Connection
             Pool::leave($name);
             throw $trouble;
         }
-        $connection = new self($stream);
+        $connection = new self($stream, $process);
         $connection->pooled = $name;
         $connection->used = Pool::isUsed($stream);
-        Pool::markBusy($stream);
         return $connection;
     }
 
@@ -150,20 +152,18 @@ final class Connection
     }
 
     /**
-     * Leaves a pooled connection to the next request, closes any other. The
-     * caller knows that no answer is due; whatever else looks odd closes it.
+     * Leaves a pooled connection to the next request. The caller knows that it
+     * is this process's and that no answer is due; bytes that nobody asked for
+     * close it.
      */
     public function park(): void
     {
-        if ($this->pooled === '' || $this->stream === null || !$this->isOurs() || $this->received !== '') {
+        if ($this->pooled === '' || $this->stream === null || $this->received !== '') {
             $this->close();
             return;
         }
-        $stream = $this->stream;
+        Pool::markFree($this->stream);
         $this->stream = null;
-        if (!Pool::markFree($stream)) {
-            \fclose($stream);
-        }
         $this->leavePool();
     }
 
@@ -218,12 +218,13 @@ final class Connection
     {
         $length = \strlen($bytes);
         for ($sent = 0; $sent < $length; $sent += $written) {
-            $piece = \substr($bytes, $sent, self::WRITE_PIECE);
             $this->limit($deadline);
-            $stream = $this->stream;
-            $written = self::quietly(static function () use ($stream, $piece) {
-                return \fwrite($stream, $piece);
-            });
+            \set_error_handler(self::$silence ??= static fn (): bool => true);
+            try {
+                $written = \fwrite($this->stream, $sent === 0 && $length <= self::WRITE_PIECE ? $bytes : \substr($bytes, $sent, self::WRITE_PIECE));
+            } finally {
+                \restore_error_handler();
+            }
             if ($written === false || $written === 0) {
                 if (\stream_get_meta_data($this->stream)['timed_out']) {
                     throw $deadline->missed();
@@ -332,9 +333,7 @@ final class Connection
      */
     private static function quietly(callable $call)
     {
-        \set_error_handler(static function (): bool {
-            return true;
-        });
+        \set_error_handler(self::$silence ??= static fn (): bool => true);
         try {
             return $call();
         } finally {

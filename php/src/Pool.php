@@ -13,9 +13,10 @@ namespace Sessiond;
  * PHP keeps the stream and nothing of ours, and a request may end anywhere: a
  * time limit or a full memory jumps out of the middle of a write, runs no
  * destructor, and leaves a stream on which the rest of a frame or of another
- * user's answer is still due. So the mark is on the stream itself: it is
- * non-blocking exactly while it lies in the pool in good order. Whoever finds a
- * used one that blocks closes it. The hello with its nonce is the second proof.
+ * user's answer is still due. So the mark is on the stream itself: its chunk
+ * size, which counts for nothing where PHP's buffer is off, is FREE exactly
+ * while it lies in the pool in good order. Whoever finds a used one without
+ * that closes it. The hello with its nonce is the second proof.
  *
  * The name of the stream holds the process, so that a child made by fork()
  * does not find its parent's. What a request has taken is remembered, too: a
@@ -24,16 +25,19 @@ namespace Sessiond;
  */
 final class Pool
 {
+    private const FREE = 4096;
+    private const BUSY = 8192;
+
     /** @var array<string, true> what this request has taken */
     private static array $taken = [];
 
     /** The name of the connection that is the caller's from now on, '' when it must open its own. */
-    public static function take(Dsn $dsn): string
+    public static function take(Dsn $dsn, int $process): string
     {
         if (!$dsn->isPersistent()) {
             return '';
         }
-        $name = $dsn->address() . ' ' . \getmypid();
+        $name = $dsn->address() . '/' . $process;
         if (isset(self::$taken[$name])) {
             return '';
         }
@@ -55,9 +59,8 @@ final class Pool
      *
      * @return resource|false
      */
-    public static function stream(Dsn $dsn, string $name, float $seconds, ?int &$errno, ?string &$error)
+    public static function stream(Dsn $dsn, int $process, float $seconds, ?int &$errno, ?string &$error)
     {
-        $process = (int) \getmypid();
         if ($dsn->isUnix()) {
             return \pfsockopen($dsn->address(), -$process, $errno, $error, $seconds);
         }
@@ -77,22 +80,20 @@ final class Pool
         return \ftell($stream) !== 0;
     }
 
-    /** @param resource $stream new, or put back in good order */
-    public static function isFit($stream): bool
+    /**
+     * Is it new, or was it put back in good order? From now on it is neither.
+     *
+     * @param resource $stream
+     */
+    public static function claim($stream): bool
     {
-        return !self::isUsed($stream) || !\stream_get_meta_data($stream)['blocked'];
+        return \stream_set_chunk_size($stream, self::BUSY) === self::FREE || !self::isUsed($stream);
     }
 
     /** @param resource $stream */
-    public static function markBusy($stream): void
+    public static function markFree($stream): void
     {
-        \stream_set_blocking($stream, true);
-    }
-
-    /** @param resource $stream */
-    public static function markFree($stream): bool
-    {
-        return \stream_set_blocking($stream, false);
+        \stream_set_chunk_size($stream, self::FREE);
     }
 
     /**
@@ -117,8 +118,6 @@ final class Pool
         if ($stream === false) {
             return true;
         }
-        $first = \stream_get_meta_data($stream)['blocked'];
-        \stream_set_blocking($stream, false);
-        return $first;
+        return \stream_set_chunk_size($stream, self::FREE) !== self::FREE;
     }
 }

@@ -195,6 +195,8 @@ try {
     $sentence = 'The session server does not answer, so this page cannot know your session. Nothing of it was changed; please try again.';
     if (!$trouble instanceof Sessiond\SessiondException) {
         $sentence = $trouble->getMessage();
+    } elseif ($trouble->getCode() === Sessiond\SessiondException::LOCKED) {
+        $sentence = 'Another page of yours is still at work with this session; please try again when it is done.';
     }
     if ($plain) {
         answerPlain(['error' => $sentence, 'server' => serverName()]);

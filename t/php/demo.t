@@ -107,6 +107,13 @@ $server->hook_off;
 ($status, $body) = web_request($a, '/?plain=1', cookie => "PHPSESSID=$there");
 like($body, qr/^visits: 6\n/, 'afterwards the session is there');
 
+$server->put($there, 'visits|i:5;since|s:1:"x";');
+my $holder = FakeServer->start(hook => do { my $n = 0; sub ($s, $f) { $s->take_lock($f->{key}) if $f->{type} eq 'L' && !$n++; return } })->put($there, 'visits|i:5;');
+my $impatient = web($demo, @ini, 'session.save_path' => $holder->dsn("$LONG&lock_wait=0.2"));
+($status, $body) = web_request($impatient, '/?plain=1', cookie => "PHPSESSID=$there");
+is($status, 503, 'a page that waits too long for another one: 503');
+like($body, qr/^error: Another page of yours is still at work/, 'and says so');
+
 my $unregistered = web($demo, 'auto_prepend_file' => '', 'session.save_path' => '/tmp', log_errors => 1);
 ($status, $body) = web_request($unregistered, '/?plain=1');
 is($status, 503, 'without the handler: 503');

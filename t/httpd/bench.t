@@ -59,11 +59,23 @@ my @floor = 'floor (no store)';
 # a figure, which compare takes for a failure: then it is run again.
 my ($status, $text);
 for (1 .. 3) {
-    ($status, $text) = compare(qw(-n 1 -t 0.1 -w 0.02 -c 4 --keys 200 --sessions 2000 --megabytes 8 --idle 50));
+    ($status, $text) = compare(qw(-n 1 -t 0.1 -w 0.02 -c 4 --keys 200 --sessions 2000 --megabytes 8 --idle 50 once keep cycle many full idle page));
     last if $status == 0;
 }
-is($status, 0, 'compare runs all shapes') or diag($text);
+is($status, 0, 'compare runs all shapes of requests') or diag($text);
 my @sections = sections($text);
+
+subtest 'what a PHP page sees' => sub {
+    plan skip_all => 'PHP is not installed' unless grep { -x "$_/php" } split /:/, $ENV{PATH};
+    my ($ended, $shown) = compare(qw(-n 1 -t 0.2 php queue));
+    is($ended, 0, 'compare runs these shapes, too') or diag($shown);
+    my ($cycles, $queue) = sections($shown);
+    like($cycles->{title}, qr/^A session cycle in one PHP process/, 'cycles');
+    is($cycles->{rows}[0][0], 'mod_sessiond', 'ours first');
+    like($_->[1], qr/^\d+$/, "$_->[0]: a figure") for @{ $cycles->{rows} };
+    like($queue->{title}, qr/^40 requests of one user at once/, 'a queue');
+    is_deeply([@{ $queue->{rows}[0] }[0 .. 3]], ['mod_sessiond', 40, 0, 40], 'ours serves all, one after the other, and counts each');
+};
 
 # title, the first cells of the rows in order, columns that are no figures
 my @expected = (
@@ -76,6 +88,7 @@ my @expected = (
     [ qr/^A static page of \d+ bytes/, [ 'nothing', 'mod_sessiond', grep { /memcached/ } @peers ], 1 ],
 );
 is(scalar @sections, scalar @expected, 'a table for each shape');
+
 for my $i (0 .. $#expected) {
     my ($title, $names, $words) = @{ $expected[$i] };
     my $section = $sections[$i] // { title => '', head => [], rule => [], rows => [] };

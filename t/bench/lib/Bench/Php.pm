@@ -31,8 +31,8 @@ sub _handlers () {
     my $prepend = Sessiond::Test::Httpd::top_srcdir() . '/php/prepend.php';
     my @all;
     my $ours = on_core(server_core(), sub { start_ours() });
-    push @all, ['mod_sessiond', $ours, ['session.save_path=tcp://127.0.0.1:' . $ours->port . '?persistent=1'], $prepend];
-    push @all, ['mod_sessiond, no locks', $ours, ['session.save_path=tcp://127.0.0.1:' . $ours->port . '?persistent=1&lock=off'], $prepend];
+    push @all, ['mod_sessiond', $ours, ['session.save_path=tcp://127.0.0.1:' . $ours->port . '?persistent=1&timeout=20'], $prepend];
+    push @all, ['mod_sessiond, no locks', $ours, ['session.save_path=tcp://127.0.0.1:' . $ours->port . '?persistent=1&lock=off&timeout=20'], $prepend];
     if (_has('memcached') && (my $server = start_memcached())) {
         my @ini = ('session.save_handler=memcached', 'session.save_path=127.0.0.1:' . $server->port, 'memcached.sess_locking=1');
         push @all, ['php-memcached, persistent', $server, [@ini, 'memcached.sess_persistent=1'], ''];

@@ -342,9 +342,11 @@ static sd_takeover_end_t receive(sd_takeover_t *t, earlier_t *e, int n, const sd
                 e[i].channel = -1;
                 return SD_TAKEOVER_SERVE;
             }
-            if (heard == HEARD_FAILURE && !is_committed(e, n))
-                return SD_TAKEOVER_FAILED;
-            if (heard == HEARD_FAILURE) { /* another one is about to go for us */
+            if (heard == HEARD_FAILURE) {
+                e[i].taken = false; /* or we would wait for it, and listen to nobody else */
+                if (!is_committed(e, n))
+                    return SD_TAKEOVER_FAILED;
+                /* another one is about to go for us */
                 close_channel(&e[i]);
                 sd_parcels_forget(&e[i].parcels);
                 e[i].phase = KILLED; /* or will be, by whoever comes next: its end is waited for */

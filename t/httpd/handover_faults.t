@@ -183,6 +183,18 @@ subtest 'the new one hangs, and clients of the old one are served to their end' 
     isnt($h->sessiond_pid, $old, 'the next one takes over');
 };
 
+# The old one gives up, goes on, and cannot say so. It must not be taken for dying.
+subtest 'the new one is slow, and the word that it is too late is lost' => sub {
+    my ($old, $halves, $from) = ($h->sessiond_pid, Sessiond::Test::Halves->new($h->port), length $h->error_log);
+    fault('taken-slow', 4000);
+    fault('void-lost');
+    is(($h->graceful)[0], 0, 'graceful');
+    isnt($h->sessiond_pid, $old, 'another process');
+    like(substr($h->error_log, $from), qr/came to nothing: this one goes on/, 'at the second try');
+    unlike(substr($h->error_log, $from), qr/process $old did not/, 'the old one was not killed');
+    all_ok($halves, 'every connection goes on');
+};
+
 subtest 'a restart while the store is checked' => sub {
     my ($old, $halves, $from) = ($h->sessiond_pid, Sessiond::Test::Halves->new($h->port), length $h->error_log);
     fault('slow-check', 9);

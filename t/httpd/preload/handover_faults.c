@@ -12,6 +12,7 @@
  *   done-dies      ... when it is to say that it has left the store
  *   taker-dies     the new one is killed when it is to say that it has taken all
  *   taker-stops    ... stopped
+ *   void-lost      what says that a hand-over came to nothing does not arrive
  *   taken-slow N   it says so N ms late
  *   slow-check N   a check of the store takes N seconds
  */
@@ -29,7 +30,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ALL = 3, TAKEN = 4, DONE = 5 }; /* handover.h */
+enum { ALL = 3, TAKEN = 4, DONE = 5, VOID = 7 }; /* handover.h */
 
 /* The number in a fault's file; 0 = no such fault. */
 static int fault(const char *name, bool once)
@@ -98,6 +99,8 @@ ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
     }
     if (is_packet(msg, DONE) && fault("done-dies", true))
         (void)raise(SIGKILL);
+    if (is_packet(msg, VOID) && fault("void-lost", true))
+        return (ssize_t)msg->msg_iov->iov_len;
     if (is_packet(msg, TAKEN))
         at_taken();
     sent = syscall(SYS_sendmsg, fd, msg, flags);

@@ -72,8 +72,9 @@ END
         $h->reconfigure($h->{config} . "SessiondLockTimeout 2\n");
         $turn->();
         is($type->($patient), 'N', 'a lease that is over by the new time ends for whoever waits');
-        is($ask->($holder, frame_write('t', 'late', 0, 0)), 'B', 'and its holder is fenced off');
-        is($ask->($patient, unlock('t')), 'K', 'the lock was the other one\'s');
+        is($ask->($patient, frame_write('t', 'new', 0, 0)), 'K', 'which writes');
+        is($ask->($patient, pack('a1 N', 'R', 1) . 't'), 'K', 'and removes it again');
+        is($ask->($holder, frame_write('t', 'late', 0, 0)), 'B', 'the holder of before is fenced off, though there is none as there was none');
         $h->reconfigure($h->{config} =~ s/SessiondLockTimeout 2\n//r);
         $turn->();
     };

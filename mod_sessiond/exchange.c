@@ -366,7 +366,7 @@ void sd_exchange_read(sd_loop_t *loop, sd_connection_t *c)
     size_t turn = 0;
 
     while (read_once(loop, c, &turn))
-        if (turn >= TURN_BYTES) {
+        if (turn >= TURN_BYTES && !sd_pressure_at_one_go(loop, c)) {
             sd_connection_wait_for_input(loop, c);
             return;
         }

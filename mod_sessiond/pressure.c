@@ -45,6 +45,12 @@ bool sd_pressure_holds_back(sd_loop_t *loop, const sd_connection_t *c)
            && c->transport->pending(c->fd) < sd_wire_wanted(&c->wire);
 }
 
+bool sd_pressure_at_one_go(const sd_loop_t *loop, const sd_connection_t *c)
+{
+    return sd_wire_is_taking(&c->wire) && is_crowded_out(loop, c)
+           && c->transport->pending(c->fd) >= sd_wire_wanted(&c->wire);
+}
+
 /* ---- the queue of those who wait ---- */
 
 /* The oldest one that waits for the quarter, as others may know it. */

@@ -51,6 +51,9 @@ void sd_pressure_setup(struct sd_loop *loop);
 void sd_pressure_prepare(struct sd_loop *loop, const struct sd_connection *c);
 /* Reading on would take memory beyond its share, and would not end the value. */
 bool sd_pressure_holds_back(struct sd_loop *loop, const struct sd_connection *c);
+/* Memory is short, and the rest of this connection's value lies in the socket:
+ * taken beyond its turn, so that such values hold memory one after the other. */
+bool sd_pressure_at_one_go(const struct sd_loop *loop, const struct sd_connection *c);
 
 /* Puts a connection aside, in the state SD_PAUSED_CROWDED or SD_PAUSED_FULL, or
  * takes it out again because it ends. */

@@ -49,6 +49,15 @@ sub ends (@pids) {
     return @n;
 }
 
+sub pipes () { pipe(my $out, my $in) or die "pipe: $!"; return ($out, $in) }
+
+# Bytes of ours that the other side's kernel does not have yet.
+sub unsent ($socket) {
+    my $n = pack 'i', 0;
+    ioctl $socket, 0x5411, $n or die "SIOCOUTQ: $!";
+    return unpack 'i', $n;
+}
+
 sub used () { return $h->value('BlocksUsed') * BLOCK }
 
 # Sends the first part of a store and then no more; its end is the outcome.
@@ -87,6 +96,7 @@ sub values_in_a_quarter () {
     $h->wait_for(sub { $h->value('ConnectionsOpen') == 0 }, 60, 'no connection open');
     is($c->delete('large'), 'ok', 'it goes');
     cmp_ok(used() - $before, '<', 0.1 * MB + $tried * 2500, 'all of their memory has come back');
+    $c->delete("small$_") for 0 .. $tried - 1;
     is($h->value('RefusedFull'), 0, 'nothing was refused');
 }
 
@@ -199,6 +209,47 @@ sub everybody_in_turn () {
     $c->delete("many$_") for 1 .. 12;
 }
 
+# Values that lie whole in their sockets do not wait for the quarter: so each is
+# taken at one go, or all of them at once would take the memory that nobody has
+# been refused until now. The process stands still until they have arrived, and
+# before that their connections have shown the kernel that they deserve room.
+sub whole_in_their_sockets () {
+    my $c = Sessiond::Test::Client->new($h->port);
+    my ($arrived, $to_test) = pipes();
+    my ($begun, $begin)     = pipes();
+    my @pids = map {
+        my $n = $_;
+        in_child(sub {
+            my $mine = Sessiond::Test::Client->new($h->port, timeout => 120);
+            $mine->open;
+            for my $round (1 .. 4) {
+                my $outcome = ($mine->write("whole$n", make_value("whole$n", $round, 0.85 * MB)))[0];
+                return $outcome if $outcome ne 'ok';
+            }
+            syswrite $to_test, 'r';
+            close $begin;
+            sysread $begun, my $byte, 1;
+            my $outcome = $mine->send(frame_write("whole$n", make_value("whole$n", 5, 0.85 * MB)));
+            my $until = now() + 3;
+            nap(0.02) while unsent($mine->socket) > 0 && now() < $until;
+            syswrite $to_test, 's';
+            return $outcome ne 'ok' ? $outcome : ($mine->read_reply)[0];
+        })
+    } 1 .. 11;
+    close $to_test;
+    sysread $arrived, my $byte, 1 for @pids;
+    my $process = $h->sessiond_pid;
+    kill STOP => $process;
+    close $begin;
+    sysread $arrived, $byte, 1 for @pids;
+    kill CONT => $process;
+    my ($ok, $reset, $other) = ends(@pids);
+    is("$ok $other", '11 0', 'all of eleven writers were served') or diag "$reset were reset";
+    is(scalar(grep { (check_value("whole$_", ($c->fetch("whole$_"))[1]) // 0) == 5 } 1 .. 11), 11, 'their last values are there');
+    is($h->value('RefusedFull'), 0, 'nobody was refused');
+    $c->delete("whole$_") for 1 .. 11;
+}
+
 sub stalled_reader ($key) {
     my $client = Sessiond::Test::Client->new($h->port, timeout => 120, receive => 4096);
     $client->open;
@@ -240,6 +291,7 @@ for my $threads (1, 2) {
     subtest "the turn, threads: $threads" => \&the_turn_is_over_with_the_value;
     subtest "small beside large ones, threads: $threads" => \&small_beside_large;
     subtest "fast ones in turn, threads: $threads" => \&everybody_in_turn;
+    subtest "whole in their sockets, threads: $threads" => \&whole_in_their_sockets;
     subtest "stalled readers, threads: $threads" => \&readers_give_way;
     is($h->check, 'clean', 'the store is clean');
 }

@@ -34,7 +34,7 @@ sub complaints ($path, $text) {
     my $number = 0;
     for my $line (split /\n/, $text) {
         $number++;
-        push @bad, "line $number: a tab" if $line =~ /\t/ && $path !~ /(?:^|\.)(?:Makefile\.am|tsv)$/;
+        push @bad, "line $number: a tab" if $line =~ /\t/ && $path !~ /(?:^|\.)(?:Makefile\.am|mk|tsv)$/;
         push @bad, "line $number: blanks at the end" if $line =~ /[ \t]$/ && $path !~ /\.md$/;
         push @bad, "line $number: a path of one machine" if $line =~ $PRIVATE;
         push @bad, "line $number: marked as left undone" if $line =~ /$UNDONE/;

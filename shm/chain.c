@@ -15,7 +15,7 @@ static bool is_live(sd_store_t *s, uint64_t hash, const void *key, size_t key_le
 
     sd_shard_lock(s, shard);
     block = sd_index_find(s, hash, key, key_len, &link);
-    live = block != 0 && sd_item(s, block)->expiry > now;
+    live = block != 0 && !sd_item_is_gone(sd_item(s, block)) && sd_item(s, block)->expiry > now;
     sd_shard_unlock(s, shard);
     return live;
 }

@@ -65,13 +65,15 @@ static const char *check_item(walk_t *w, uint32_t bucket, uint32_t block, bool d
         return "an item stands in the wrong bucket";
     if (item->version == 0 || item->version > atomic_load(&s->header->version))
         return "an item has a version that was never given out";
+    if (sd_item_is_gone(item) && (item->data_len != 0 || item->expiry != UINT64_MAX))
+        return "a tombstone has data or an expiry";
     return NULL;
 }
 
 static const char *check_shard(walk_t *w, uint32_t shard)
 {
     const sd_store_t *s = w->s;
-    uint32_t first = shard << s->shard_shift, bucket, block, items = 0;
+    uint32_t first = shard << s->shard_shift, bucket, block, items = 0, gone = 0;
     uint64_t min = atomic_load(&s->shards[shard].min_expiry);
     /* what a death left of a shard's count and bound holds once it is repaired */
     bool doubtful = s->repair.phase == SD_REPAIR_FREE
@@ -86,10 +88,15 @@ static const char *check_shard(walk_t *w, uint32_t shard)
             if (sd_item(s, block)->expiry < min && !doubtful)
                 return "an item expires before its shard's bound";
             items++;
+            gone += sd_item_is_gone(sd_item(s, block));
         }
     }
     *w->where = shard;
-    return doubtful || items == sd_shard_items(s, shard) ? NULL : "a shard's count is not that of its items";
+    if (doubtful)
+        return NULL;
+    if (gone != sd_shard_gone(s, shard))
+        return "a shard's count of tombstones is wrong";
+    return items == sd_shard_items(s, shard) ? NULL : "a shard's count is not that of its items";
 }
 
 static const char *check_list(walk_t *w, uint32_t head, uint32_t count)
@@ -120,7 +127,7 @@ static const char *check_totals(walk_t *w)
     if (unowned != (uint64_t)atomic_load(&s->incoming) + atomic_load(&s->detached) + s->unadopted)
         return "blocks are lost: neither free nor in a value";
     for (i = 0; i < s->shard_count; i++)
-        items += sd_shard_items(s, i);
+        items += sd_shard_items(s, i) - sd_shard_gone(s, i);
     for (i = 0; i < s->lane_count; i++) {
         counted += atomic_load(&s->lanes[i].counters->sessions);
         used += atomic_load(&s->lanes[i].counters->blocks_used);

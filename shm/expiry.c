@@ -19,11 +19,11 @@ void sd_expiry_note(sd_store_t *s, uint32_t shard, uint64_t expiry)
         atomic_store_explicit(min, expiry, memory_order_relaxed);
 }
 
-static void drop(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t block)
+static void drop(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t block, bool live)
 {
     sd_store_t *s = lane->store;
 
-    sd_index_remove(s, bucket, link, block);
+    sd_change_remove(lane, bucket, link, block, live);
     SD_KILL_POINT("drop: removed, not detached");
     sd_count_sub(lane->counters, sessions, 1);
     if (sd_index_detach(s, block))
@@ -47,7 +47,7 @@ static uint32_t expire_shard(sd_lane_t *lane, uint32_t shard, uint64_t now)
             sd_item_t *item = sd_item(s, block);
 
             if (item->expiry <= now) {
-                drop(lane, bucket, link, block);
+                drop(lane, bucket, link, block, false);
                 gone++;
                 continue;
             }
@@ -106,6 +106,8 @@ static nearest_t find_nearest(sd_store_t *s, uint32_t shard)
         for (; *link != 0; link = &sd_item(s, *link)->next) {
             uint64_t expiry = sd_item(s, *link)->expiry;
 
+            if (sd_item_is_gone(sd_item(s, *link)))
+                continue;
             if (!found.link || expiry < found.expiry) {
                 found.second = found.expiry;
                 found.expiry = expiry;
@@ -143,7 +145,7 @@ static bool evict_from(sd_lane_t *lane, uint32_t shard, uint64_t than)
     sd_shard_lock(s, shard);
     found = find_nearest(s, shard);
     if (found.link && found.expiry <= than) {
-        drop(lane, found.bucket, found.link, *found.link);
+        drop(lane, found.bucket, found.link, *found.link, true);
         found.expiry = found.second;
         evicted = true;
     }

@@ -50,6 +50,17 @@ typedef struct sd_repair {
     uint64_t version; /* the last one that the dead process gave out */
 } sd_repair_t; /* phase, and cursor while it is FREE, change under the pool lock */
 
+/* Where to look for changes: see changes.c. */
+typedef struct sd_change_queue {
+    _Alignas(64) pthread_mutex_t lock;
+    uint32_t *bucket;
+    _Atomic uint32_t count;
+    uint32_t room;
+    bool lost; /* some did not find room: all buckets have to be looked at */
+} sd_change_queue_t;
+
+typedef struct sd_changes sd_changes_t;
+
 struct sd_store {
     sd_header_t *header;
     uint64_t size; /* bytes of the segment from the header on, as it was given */
@@ -67,6 +78,7 @@ struct sd_store {
     uint32_t batch;       /* blocks moved between a lane and the pool at once */
     uint32_t lane_count;
     bool evict_when_full;
+    sd_changes_t *changes; /* NULL: nobody keeps track */
 
     pthread_mutex_t pool_lock;
     sd_shard_lock_t *locks; /* SD_LOCKS */
@@ -143,6 +155,22 @@ static inline uint32_t sd_shard_items(const sd_store_t *s, uint32_t shard)
     return atomic_load_explicit(&s->shards[shard].items, memory_order_relaxed);
 }
 
+/* Tombstones among them, likewise. */
+static inline uint32_t sd_shard_gone(const sd_store_t *s, uint32_t shard)
+{
+    return atomic_load_explicit(&s->shards[shard].gone, memory_order_relaxed);
+}
+
+static inline void sd_shard_set_gone(sd_store_t *s, uint32_t shard, uint32_t gone)
+{
+    atomic_store_explicit(&s->shards[shard].gone, gone, memory_order_relaxed);
+}
+
+static inline bool sd_item_is_gone(const sd_item_t *item)
+{
+    return (item->marks & SD_MARK_GONE) != 0;
+}
+
 static inline void sd_shard_set_items(sd_store_t *s, uint32_t shard, uint32_t items)
 {
     atomic_store_explicit(&s->shards[shard].items, items, memory_order_relaxed);
@@ -197,6 +225,19 @@ bool sd_index_detach(sd_store_t *s, uint32_t block);
 bool sd_item_key_equals(const sd_store_t *s, uint32_t block, const void *key, size_t key_len);
 /* Copies the key of an item out; returns its length. */
 uint32_t sd_item_key_copy(const sd_store_t *s, uint32_t block, unsigned char out[SD_KEY_MAX]);
+
+/* ---- changes.c: under the lock of the bucket's shard ---- */
+bool sd_changes_create(sd_store_t *s);
+void sd_changes_destroy(sd_store_t *s);
+void sd_changes_enter(sd_store_t *s); /* the segment is ours from now on */
+/* An item is about to be published in place of `old` (0 = of nothing). */
+void sd_change_stored(sd_lane_t *lane, uint32_t bucket, uint32_t block, uint32_t old);
+void sd_change_touched(sd_lane_t *lane, uint32_t bucket, uint32_t block);
+/* Takes an item out of the index, leaving a tombstone where the disk has to be
+ * told. `live`: it was not expired. The caller detaches it. */
+void sd_change_remove(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t block, bool live);
+/* A tombstone has been replaced by an item. */
+void sd_change_revived(sd_store_t *s, uint32_t bucket);
 
 /* ---- expiry.c ---- */
 /* Makes room when no block is left: expired values first, then, if the store

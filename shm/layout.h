@@ -22,6 +22,9 @@
  *             next <--- |   key | data ...    |          +-----------+
  *                       +---------------------+
  *
+ *   A tombstone is an item without data whose marks say GONE: the key is not
+ *   there, and the disk is still to be told (changes.h).
+ *
  * The links stand apart from the blocks, so that a block holds 256 bytes of
  * payload, blocks that are neighbours form one I/O vector, and a repair reads
  * 4 bytes for each block instead of a cache line.
@@ -41,12 +44,13 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#include "store.h"
+#include "changes.h"
 
 #define SD_MAGIC UINT64_C(0x31646e6f69737365) /* "session" and a 1, little-endian */
 #ifndef SD_LAYOUT_VERSION /* a test builds a module of another layout */
-#define SD_LAYOUT_VERSION 1u
+#define SD_LAYOUT_VERSION 2u
 #endif
+#define SD_LAYOUT_BEFORE 1u /* the same without changes.h, where version 2 has zeros: taken over */
 #define SD_BYTE_ORDER UINT32_C(0x01020304)
 #define SD_HEADER_BYTES 4096u
 #define SD_BLOCK_BYTES 256u
@@ -96,16 +100,24 @@ typedef struct sd_header {
     uint32_t fresh;      /* blocks from here on were never used */
 
     _Alignas(64) sd_lane_list_t lanes[SD_LANES_MAX];
-    uint8_t unused[SD_HEADER_BYTES - 256 - SD_LANES_MAX * sizeof(sd_lane_list_t)];
+
+    _Alignas(64) uint32_t round; /* changes belong to it; 0 = none are kept track of. Under all queues' locks */
+    _Atomic uint32_t settled;    /* the last round that is on disk */
+    _Atomic uint32_t astray;     /* SD_ASTRAY...: marks do not tell all that differs from the disk */
+    uint32_t served;             /* 1 = clients have been here */
+    unsigned char disk_id[SD_DISK_ID_BYTES];
+
+    uint8_t unused[SD_HEADER_BYTES - 1376];
 } sd_header_t;
 _Static_assert(sizeof(sd_header_t) == SD_HEADER_BYTES, "the header is part of the layout");
 _Static_assert(offsetof(sd_header_t, version) == 128, "the version counter has a cache line of its own");
 _Static_assert(offsetof(sd_header_t, pool_head) == 192, "so has the pool");
+_Static_assert(offsetof(sd_header_t, round) == 1344, "where version 1 has zeros");
 
 typedef struct sd_shard {
     _Atomic uint64_t min_expiry; /* no item here expires earlier; may be too early, never too late */
     _Atomic uint32_t items; /* changed under the lock, also read without it */
-    uint32_t unused;
+    _Atomic uint32_t gone; /* of these, tombstones */
 } sd_shard_t;
 _Static_assert(sizeof(sd_shard_t) == 16, "shards are part of the layout");
 
@@ -116,11 +128,18 @@ typedef struct sd_item {
     uint64_t expiry;     /* ms */
     uint32_t data_len;
     uint32_t user_flags; /* for protocols whose clients keep flags with a value */
-    uint32_t unused;
+    uint32_t changed;    /* the round in which it last changed; 0 = it has not, or nobody kept track */
     uint8_t key_len;
     uint8_t magic;
-    uint16_t marks;      /* for write-behind */
+    uint16_t marks;      /* SD_MARK_... */
 } sd_item_t;
+
+#define SD_ASTRAY 1u
+#define SD_ASTRAY_MENDING 2u /* a round that writes everything has begun since */
+
+#define SD_MARK_GONE 1u   /* a tombstone */
+#define SD_MARK_EXPIRY 2u /* the change is one of the expiry: the value is on disk */
+
 _Static_assert(sizeof(sd_item_t) == 40, "items are part of the layout");
 _Static_assert(sizeof(sd_item_t) + SD_KEY_MAX <= 2 * SD_BLOCK_BYTES, "a key spans at most two blocks");
 

@@ -168,8 +168,9 @@ static bool comes_back(sd_store_t *s, uint32_t *first, uint32_t *link)
 
 /* Drops what is damaged from a bucket's list and tags the rest. Writes into the
  * bucket and into sound items only: the block that a damaged `next` leads to
- * may be the middle of somebody's value. Returns how many items stay. */
-static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min)
+ * may be the middle of somebody's value. Returns how many items stay, and
+ * adds those that are tombstones to *gone. */
+static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min, uint32_t *gone)
 {
     sd_store_t *s = lane->store;
     uint32_t *first = (uint32_t *)&s->buckets[bucket], *link = first, block;
@@ -191,6 +192,8 @@ static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min)
         }
         item = sd_item(s, block);
         if (!item_is_sound(s, bucket, block)) {
+            if (s->changes) /* the disk has it, or an older one */
+                atomic_store(&s->header->astray, SD_ASTRAY);
             __atomic_store_n(link, item->next, __ATOMIC_RELEASE);
             SD_KILL_POINT("repair_bucket: a damaged item is dropped");
             sd_count(lane->counters, repaired_items);
@@ -201,6 +204,7 @@ static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min)
         }
         retag(s, block);
         items++;
+        *gone += sd_item_is_gone(item);
         if (item->expiry < *min)
             *min = item->expiry;
         link = &item->next;
@@ -211,16 +215,20 @@ static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min)
 static void repair_shard(sd_lane_t *lane, uint32_t shard)
 {
     sd_store_t *s = lane->store;
-    uint32_t first = shard << s->shard_shift, bucket, items = 0;
+    uint32_t first = shard << s->shard_shift, bucket, items = 0, gone = 0;
     uint64_t min = UINT64_MAX;
 
     sd_shard_lock(s, shard);
     for (bucket = first; bucket < first + SD_SHARD_BUCKETS; bucket++)
-        items += repair_bucket(lane, bucket, &min);
-    /* The count that a death left may be one too low, and have gone below 0. */
-    sd_count_add(lane->counters, sessions, (int64_t)items - (int32_t)sd_shard_items(s, shard));
+        items += repair_bucket(lane, bucket, &min, &gone);
+    /* The counts that a death left may be one too low, and have gone below 0. */
+    sd_count_add(lane->counters, sessions,
+                 ((int64_t)items - gone)
+                     - ((int64_t)(int32_t)sd_shard_items(s, shard) - (int32_t)sd_shard_gone(s, shard)));
     SD_KILL_POINT("repair_shard: tagged, the count is old");
     sd_shard_set_items(s, shard, items);
+    SD_KILL_POINT("repair_shard: counted, the count of tombstones is old");
+    sd_shard_set_gone(s, shard, gone);
     SD_KILL_POINT("repair_shard: counted, the bound is old");
     atomic_store_explicit(&s->shards[shard].min_expiry, min, memory_order_relaxed);
     SD_KILL_POINT("repair_shard: bound is new, the shard's lock is held");

@@ -107,7 +107,7 @@ const char *sd_segment_map(sd_store_t *s, void *raw, uint64_t size)
         return "not a session segment (wrong magic)";
     if (h->byte_order != SD_BYTE_ORDER)
         return "a session segment of another byte order";
-    if (h->layout_version != SD_LAYOUT_VERSION)
+    if (h->layout_version != SD_LAYOUT_VERSION && h->layout_version != SD_LAYOUT_BEFORE)
         return "a session segment of another layout version";
     if (h->size != size || h->block_bytes != SD_BLOCK_BYTES)
         return "the segment's header names another size";
@@ -163,7 +163,7 @@ static void set_gauges(sd_store_t *s)
     uint32_t i;
 
     for (i = 0; i < s->shard_count; i++) /* a death may have left a count below 0: repair_shard */
-        items += (uint64_t)(int32_t)atomic_load(&s->shards[i].items);
+        items += (uint64_t)((int64_t)(int32_t)sd_shard_items(s, i) - (int32_t)sd_shard_gone(s, i));
     for (i = 0; i < s->lane_count; i++) {
         atomic_store(&s->lanes[i].counters->sessions, i == 0 ? items : 0);
         atomic_store(&s->lanes[i].counters->blocks_used,
@@ -205,6 +205,11 @@ sd_status_t sd_store_prepare(sd_store_t **store, void *raw, uint64_t size,
         pthread_mutex_init(&s->locks[i].mutex, NULL);
     pthread_mutex_init(&s->pool_lock, NULL);
     s->lane_count = options->lanes;
+    if (options->writes_behind && !sd_changes_create(s)) {
+        *reason = "out of memory for the track of changes";
+        sd_store_free(s);
+        return SD_INVALID;
+    }
     s->evict_when_full = options->evict_when_full;
     s->reserve = s->block_count / 100;
     s->crowd = s->block_count / 4;
@@ -235,6 +240,11 @@ sd_status_t sd_store_enter(sd_store_t *s, bool takes_over, const char **reason)
     else if (s->header->clean == SD_CLEAN_HELD)
         s->unadopted = s->header->held;
     s->tag = s->header->epoch << SD_LINK_TAG_SHIFT;
+    if (s->header->layout_version == SD_LAYOUT_BEFORE) {
+        s->header->served = 1;
+        __atomic_store_n(&s->header->layout_version, SD_LAYOUT_VERSION, __ATOMIC_SEQ_CST);
+    }
+    sd_changes_enter(s);
     __atomic_store_n(&s->header->clean, 0, __ATOMIC_SEQ_CST);
     SD_KILL_POINT("store_enter: not clean any more");
     set_gauges(s);
@@ -272,6 +282,7 @@ void sd_store_free(sd_store_t *s)
     for (i = 0; i < SD_LOCKS; i++)
         pthread_mutex_destroy(&s->locks[i].mutex);
     pthread_mutex_destroy(&s->pool_lock);
+    sd_changes_destroy(s);
     free(s->adopted);
     free(s->locks);
     free(s->pins);

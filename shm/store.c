@@ -20,11 +20,11 @@ sd_status_t sd_store_get(sd_lane_t *lane, const void *key, size_t key_len, uint6
     memset(ref, 0, sizeof *ref);
     sd_shard_lock(s, shard);
     block = sd_index_find(s, hash, key, key_len, &link);
-    if (block != 0) {
+    if (block != 0 && !sd_item_is_gone(sd_item(s, block))) {
         sd_item_t *item = sd_item(s, block);
 
         if (item->expiry <= now) {
-            sd_index_remove(s, bucket, link, block);
+            sd_change_remove(lane, bucket, link, block, false);
             free_it = sd_index_detach(s, block);
             SD_KILL_POINT("store_get: expired value gone, its lock is held");
             sd_count_sub(lane->counters, sessions, 1);
@@ -53,6 +53,23 @@ sd_status_t sd_store_get(sd_lane_t *lane, const void *key, size_t key_len, uint6
     return status;
 }
 
+/* Blocks reserved for bytes that did not come; none in the usual case. */
+static void cut_spare(sd_lane_t *lane, sd_chain_t *chain)
+{
+    sd_store_t *s = lane->store;
+    uint32_t spare = chain->space / SD_BLOCK_BYTES, rest;
+
+    if (spare == 0)
+        return;
+    rest = sd_link_next(s, chain->write);
+    sd_link_set(s, chain->write, s->tag);
+    SD_KILL_POINT("cut_spare: spare blocks cut off");
+    atomic_fetch_sub_explicit(&s->incoming, sd_blocks_free(lane, rest), memory_order_relaxed);
+    chain->last = chain->write;
+    chain->space -= spare * SD_BLOCK_BYTES;
+    chain->blocks -= spare;
+}
+
 sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, uint64_t match,
                          uint64_t now, uint64_t *version)
 {
@@ -61,21 +78,11 @@ sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, ui
     uint32_t *link;
     sd_item_t *item = sd_item(s, chain->head);
     unsigned char key[SD_KEY_MAX];
-    uint32_t key_len = sd_item_key_copy(s, chain->head, key), spare = chain->space / SD_BLOCK_BYTES;
+    uint32_t key_len = sd_item_key_copy(s, chain->head, key);
     uint64_t there = SD_VERSION_ABSENT;
-    bool free_old = false, was_dead = false;
+    bool free_old = false, was_dead = false, was_gone = false;
 
-    /* Blocks reserved for bytes that did not come; none in the usual case. */
-    if (spare > 0) {
-        uint32_t rest = sd_link_next(s, chain->write);
-
-        sd_link_set(s, chain->write, s->tag);
-        SD_KILL_POINT("store_put: spare blocks cut off");
-        atomic_fetch_sub_explicit(&s->incoming, sd_blocks_free(lane, rest), memory_order_relaxed);
-        chain->last = chain->write;
-        chain->space -= spare * SD_BLOCK_BYTES;
-        chain->blocks -= spare;
-    }
+    cut_spare(lane, chain);
     item->data_len = chain->data_len;
     SD_KILL_POINT("store_put: length without an expiry");
     item->expiry = expiry;
@@ -84,8 +91,9 @@ sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, ui
     sd_shard_lock(s, shard);
     old = sd_index_find(s, chain->hash, key, key_len, &link);
     if (old != 0) {
-        was_dead = sd_item(s, old)->expiry <= now;
-        if (!was_dead)
+        was_gone = sd_item_is_gone(sd_item(s, old));
+        was_dead = !was_gone && sd_item(s, old)->expiry <= now;
+        if (!was_dead && !was_gone)
             there = sd_item(s, old)->version;
     }
     if (match != SD_VERSION_ANY && match != there) {
@@ -95,9 +103,12 @@ sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, ui
     *version = atomic_fetch_add(&s->header->version, 1) + 1;
     SD_KILL_POINT("store_put: version given out, not in the item");
     item->version = *version;
+    sd_change_stored(lane, bucket, chain->head, old);
     SD_KILL_POINT("store_put: complete, not published");
     if (old != 0) {
         sd_index_replace(s, link, old, chain->head);
+        if (was_gone)
+            sd_change_revived(s, bucket);
         free_old = sd_index_detach(s, old);
     }
     else
@@ -107,11 +118,56 @@ sd_status_t sd_store_put(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, ui
     SD_KILL_POINT("store_put: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
 
-    if (old == 0)
+    if (old == 0 || was_gone)
         sd_count(lane->counters, sessions);
     else if (was_dead)
         sd_count(lane->counters, expired);
     SD_KILL_POINT("store_put: published, the old value is not freed");
+    if (free_old)
+        sd_blocks_free(lane, old);
+    atomic_fetch_sub_explicit(&s->incoming, chain->blocks, memory_order_relaxed);
+    memset(chain, 0, sizeof *chain);
+    return SD_OK;
+}
+
+sd_status_t sd_store_restore(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, uint64_t version,
+                             uint64_t now)
+{
+    sd_store_t *s = lane->store;
+    uint32_t bucket = sd_bucket_of(s, chain->hash), shard = sd_shard_of(s, bucket), old;
+    uint32_t *link;
+    sd_item_t *item = sd_item(s, chain->head);
+    unsigned char key[SD_KEY_MAX];
+    uint32_t key_len = sd_item_key_copy(s, chain->head, key);
+    bool free_old = false;
+
+    (void)now;
+    cut_spare(lane, chain);
+    item->data_len = chain->data_len;
+    item->expiry = expiry;
+    item->version = version;
+    sd_store_skip_versions(s, version);
+    SD_KILL_POINT("store_restore: complete, not published");
+    sd_shard_lock(s, shard);
+    old = sd_index_find(s, chain->hash, key, key_len, &link);
+    if (old != 0 && sd_item(s, old)->version >= version) {
+        sd_shard_unlock(s, shard);
+        return SD_CONFLICT;
+    }
+    if (old != 0) {
+        bool was_gone = sd_item_is_gone(sd_item(s, old));
+
+        sd_index_replace(s, link, old, chain->head);
+        if (was_gone)
+            sd_change_revived(s, bucket);
+        free_old = sd_index_detach(s, old);
+    }
+    else {
+        sd_index_insert(s, bucket, chain->head);
+        sd_count(lane->counters, sessions);
+    }
+    sd_expiry_note(s, shard, expiry);
+    sd_shard_unlock(s, shard);
     if (free_old)
         sd_blocks_free(lane, old);
     atomic_fetch_sub_explicit(&s->incoming, chain->blocks, memory_order_relaxed);
@@ -131,14 +187,14 @@ sd_status_t sd_store_delete(sd_lane_t *lane, const void *key, size_t key_len, ui
 
     sd_shard_lock(s, shard);
     block = sd_index_find(s, hash, key, key_len, &link);
-    if (block != 0) {
+    if (block != 0 && !sd_item_is_gone(sd_item(s, block))) {
         sd_item_t *item = sd_item(s, block);
         bool dead = item->expiry <= now;
 
         if (!dead && match != SD_VERSION_ANY && match != item->version)
             status = SD_CONFLICT;
         else {
-            sd_index_remove(s, bucket, link, block);
+            sd_change_remove(lane, bucket, link, block, !dead);
             free_it = sd_index_detach(s, block);
             SD_KILL_POINT("store_delete: gone, the shard's lock is held");
             sd_count_sub(lane->counters, sessions, 1);
@@ -160,13 +216,14 @@ sd_status_t sd_store_touch(sd_lane_t *lane, const void *key, size_t key_len, uin
 {
     sd_store_t *s = lane->store;
     uint64_t hash = sd_hash(s, key, key_len);
-    uint32_t shard = sd_shard_of(s, sd_bucket_of(s, hash)), block;
+    uint32_t bucket = sd_bucket_of(s, hash), shard = sd_shard_of(s, bucket), block;
     uint32_t *link;
     sd_status_t status = SD_MISS;
 
     sd_shard_lock(s, shard);
     block = sd_index_find(s, hash, key, key_len, &link);
-    if (block != 0 && sd_item(s, block)->expiry > now) {
+    if (block != 0 && !sd_item_is_gone(sd_item(s, block)) && sd_item(s, block)->expiry > now) {
+        sd_change_touched(lane, bucket, block);
         __atomic_store_n(&sd_item(s, block)->expiry, expiry, __ATOMIC_RELAXED);
         SD_KILL_POINT("store_touch: touched, the shard's bound is old");
         sd_expiry_note(s, shard, expiry);

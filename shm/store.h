@@ -72,6 +72,7 @@ typedef struct sd_store_options {
     bool evict_when_full;   /* SessiondWhenFull evict */
     sd_counters_t *counters; /* `lanes` slots; the gauges in them are set anew */
     bool takes_over;         /* told of all that the last process left held: adopts it */
+    bool writes_behind;      /* changes are kept track of: changes.h */
 } sd_store_options_t;
 
 /* Attaches to a formatted segment. *reason is set with SD_INVALID. After an

@@ -237,7 +237,7 @@ static void do_damage(fixture_t *f, const scene_t *c, ending_t ending, input_t *
 
 static bool attach(fixture_t *f, uint32_t lanes, bool evict)
 {
-    sd_store_options_t options = { lanes, evict, f->counters, false };
+    sd_store_options_t options = { lanes, evict, f->counters, false, f->writes_behind };
     const char *reason = "unset";
     sd_segment_info_t info;
     bool known = sd_segment_peek(f->raw, f->size, &info) == SD_OK;

@@ -240,7 +240,7 @@ static void *keep_company(void *arg)
 
 static const char *attach(kill_site_t *s, bool takes_over)
 {
-    sd_store_options_t options = { LEDGER_WORKERS + 1, s->scene->evict, s->f.counters, takes_over };
+    sd_store_options_t options = { LEDGER_WORKERS + 1, s->scene->evict, s->f.counters, takes_over, s->f.writes_behind };
     const char *reason;
 
     memset(s->f.counters, 0, sizeof s->f.counters);

@@ -52,7 +52,7 @@ void fixture_format(fixture_t *f)
 
 void fixture_attach(fixture_t *f, uint32_t lanes, bool evict)
 {
-    sd_store_options_t options = { lanes, evict, f->counters, f->takes_over };
+    sd_store_options_t options = { lanes, evict, f->counters, f->takes_over, f->writes_behind };
     const char *reason;
 
     f->lanes = lanes;

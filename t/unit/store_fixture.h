@@ -28,6 +28,7 @@ typedef struct fixture {
     uint32_t lanes;
     bool evict;
     bool takes_over;    /* at the next attach */
+    bool writes_behind; /* likewise */
     uint64_t now;       /* ms; tests move it themselves */
     sd_store_t *store;
     sd_lane_t *lane;    /* lane 0 */

@@ -50,7 +50,7 @@ static void *work_thread(void *arg)
  * killed. Never returns. */
 static void child(site_t *site, uint64_t seed)
 {
-    sd_store_options_t options = { LEDGER_WORKERS + 1, false, site->f.counters, false };
+    sd_store_options_t options = { LEDGER_WORKERS + 1, false, site->f.counters, false, site->f.writes_behind };
     pthread_t threads[LEDGER_WORKERS];
     worker_t workers[LEDGER_WORKERS];
     const char *reason = "no thread";

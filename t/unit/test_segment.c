@@ -16,7 +16,7 @@ static sd_header_t *header_of(const fixture_t *f)
 static const char *refusal(const fixture_t *f, uint64_t size, uint32_t lanes)
 {
     static sd_counters_t counters[SD_LANES_MAX];
-    sd_store_options_t options = { lanes, false, counters, false };
+    sd_store_options_t options = { lanes, false, counters, false, false };
     sd_store_t *store = (sd_store_t *)(uintptr_t)1;
     const char *reason = NULL;
 

@@ -410,7 +410,7 @@ static void prepare_dead(scene_t *c)
 }
 static void attach_again(scene_t *c)
 {
-    sd_store_options_t options = { c->f.lanes, c->f.evict, c->f.counters, false };
+    sd_store_options_t options = { c->f.lanes, c->f.evict, c->f.counters, false, c->f.writes_behind };
     const char *reason;
 
     c->status = sd_store_attach(&c->f.store, c->f.raw, c->f.size, &options, &reason);

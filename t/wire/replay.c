@@ -97,7 +97,7 @@ static void nobody(void *data)
 static void open_store(run_t *r)
 {
     static const unsigned char seed[SD_SEED_BYTES] = "the same always";
-    sd_store_options_t options = { 1, r->t->evict, counters, false };
+    sd_store_options_t options = { 1, r->t->evict, counters, false, false };
     const char *reason;
 
     memset(memory, 0, r->t->memory);

@@ -41,6 +41,27 @@ static void complain(bool starting, int err, const char *sentence)
         sd_log(ERR, err, "%s", sentence);
 }
 
+/* What to do about it; who reads this at the start has nothing but the console. */
+static const char *remedy(const sd_endpoint_t *e, int err)
+{
+    switch (err) {
+    case EADDRINUSE:
+        return e->path ? "; a server that runs has it, or the file is no socket: stop the one, "
+                         "remove the other, or take another path"
+                       : "; 'ss -ltnp' shows who has the port (httpd, if two directives overlap): "
+                         "stop that, or take another port";
+    case EACCES:
+        return e->path ? "; who starts httpd must be able to write its directory"
+                       : "; a port below 1024 needs root";
+    case ENOENT:
+        return e->path ? "; make its directory" : "";
+    case EADDRNOTAVAIL:
+        return "; use an address that 'ip address' lists";
+    default:
+        return "";
+    }
+}
+
 /* ---- one socket ---- */
 
 static int open_tcp(const apr_sockaddr_t *at, bool dual, int *err)
@@ -256,7 +277,8 @@ bool sd_listener_set_open(sd_listener_set_t *set, const sd_config_t *config, boo
 
         if (!ok) {
             complain(starting, err,
-                     apr_psprintf(pool, "SessiondListen %s: could not bind to it%s", e->text,
+                     apr_psprintf(pool, "SessiondListen %s: could not bind to it%s%s", e->text,
+                                  remedy(e, err),
                                   starting ? "" : "; the sockets that were open stay open"));
             all = false;
         }

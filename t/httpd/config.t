@@ -132,6 +132,7 @@ subtest 'a busy port' => sub {
     isnt($status, 0, 'start fails with an exit code');
     like($output, qr/${\ $h->port(4)}/, 'and names the port on the console');
     like($output, qr/in use/i, 'and the reason');
+    like($output, qr/could not bind to it; 'ss -ltnp' shows who has the port/, 'and what to do');
     is(Sessiond::Test::Client->new($h->port)->open, 'refused', 'nothing was left listening on the other port');
     $h->stop;
     close $holder;

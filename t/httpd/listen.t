@@ -86,11 +86,19 @@ subtest 'a live socket is not taken' => sub {
     $h->reconfigure("SessiondListen 127.0.0.1:%PORT%\nSessiondListen unix:$root/live.sock\nSessiondMemory 16M\n");
     my ($status, $output) = $h->try_start;
     isnt($status, 0, 'start fails with an exit code');
-    like($output, qr/\Q$root\E\/live\.sock/, 'and names the socket on the console');
+    like($output, qr/\Q$root\E\/live\.sock: could not bind to it; a server that runs has it/, 'and names the socket on the console');
     my $client = IO::Socket::UNIX->new(Peer => "$root/live.sock");
     ok($client, 'its owner still listens');
     $h->stop;
     ok(-S "$root/live.sock", 'and keeps the file');
+};
+
+subtest 'a directory that is missing' => sub {
+    $h->reconfigure("SessiondListen unix:$root/missing/live.sock\nSessiondMemory 16M\n");
+    my ($status, $output) = $h->try_start;
+    isnt($status, 0, 'start fails with an exit code');
+    like($output, qr/\Q$root\E\/missing\/live\.sock: could not bind to it; make its directory/, 'and says what to do');
+    $h->stop;
 };
 
 subtest 'what is no socket is not removed' => sub {

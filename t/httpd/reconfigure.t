@@ -52,6 +52,7 @@ for my $mpm ($ENV{SESSIOND_TEST_LONG} ? qw(event prefork) : 'event') {
         my @lines = grep { /\[sessiond:(?:error|crit|alert|emerg|warn)\]/ && /\b$port\b/ } split /\n/, $h->error_log;
         cmp_ok(scalar @lines, '>=', 1, 'the log names the port that could not be bound');
         like($lines[0] // '', qr/in use/i, 'and why');
+        like($lines[0] // '', qr/'ss -ltnp' .*; the sockets that were open stay open/, 'and what to do, and what holds until then');
         close $holder;
         $turn->("SessiondListen 127.0.0.1:%PORT3%\nSessiondMemory 16M\n", 'free again');
         is_deeply([$three->fetch('old')], ['ok', 'data'], 'once it is free the new port serves');

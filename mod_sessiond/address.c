@@ -63,6 +63,7 @@ static const char *parse_unix(sd_endpoint_t *e, const char *mode, apr_pool_t *po
 const char *sd_endpoint_parse(sd_endpoint_t *e, const char *text, const char *mode, apr_pool_t *pool)
 {
     const char *colon = strrchr(text, ':');
+    struct in_addr v4;
 
     memset(e, 0, sizeof *e);
     e->text = apr_pstrdup(pool, text);
@@ -71,6 +72,14 @@ const char *sd_endpoint_parse(sd_endpoint_t *e, const char *text, const char *mo
     if (mode)
         return apr_psprintf(pool, "SessiondListen %s: the mode '%s' is for unix:/path only", text,
                             mode);
+    /* PHP's save_path has a scheme; somebody copies it */
+    if (strstr(text, "://"))
+        return apr_psprintf(pool, "SessiondListen %s: write it without '%.*s', as in "
+                            "127.0.0.1:%d, or unix:/path", text,
+                            (int)(strstr(text, "://") - text) + 3, text, SD_PORT_DEFAULT);
+    if (!colon && inet_pton(AF_INET, text, &v4) == 1)
+        return apr_psprintf(pool, "SessiondListen %s: a port is missing after the address, as in "
+                            "%s:%d", text, text, SD_PORT_DEFAULT);
     if (!colon)
         return parse_port(text, text, &e->port, pool);
     if (*text == '[') {
@@ -124,8 +133,9 @@ const char *sd_endpoint_check(const sd_endpoint_t *e, apr_pool_t *pool)
         return NULL;
     rv = apr_sockaddr_info_get(&at, e->host, APR_UNSPEC, e->port, 0, pool);
     if (rv != APR_SUCCESS)
-        return apr_psprintf(pool, "SessiondListen %s: '%s' is no address (%s)", e->text, e->host,
-                            apr_strerror(rv, buf, sizeof buf));
+        return apr_psprintf(pool, "SessiondListen %s: '%s' is no address (%s); use one that "
+                            "'ip address' lists, or the port alone to listen on every one",
+                            e->text, e->host, apr_strerror(rv, buf, sizeof buf));
     for (; at; at = at->next) {
         err = bind_error(at);
         if (err == 0)

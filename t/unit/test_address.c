@@ -112,9 +112,12 @@ static void refuses(const char *text, const char *mode, const char *sentence)
 #define NO_PORT(text, port)                                                                   \
     refuses(text, NULL, "SessiondListen " text ": '" port "' is not a port; a port is 1 to "  \
                         "65535, sharedance's clients use 1042")
-#define NO_PORT_AFTER(text) \
+#define NO_PORT_AFTER(text, right) \
     refuses(text, NULL, "SessiondListen " text ": a port is missing after the address, as in " \
-                        "[::1]:1042")
+                        right)
+#define NO_SCHEME(scheme, rest)                                                                \
+    refuses(scheme rest, NULL, "SessiondListen " scheme rest ": write it without '" scheme     \
+                               "', as in 127.0.0.1:1042, or unix:/path")
 #define NO_BRACKETS(text) \
     refuses(text, NULL, "SessiondListen " text ": write an IPv6 address in brackets, as in " \
                         "[::1]:1042")
@@ -144,16 +147,21 @@ static void bad_endpoints(void **state)
     NO_PORT("1042x", "1042x");
     NO_PORT("0x50", "0x50");
     NO_PORT("http", "http");
-    NO_PORT("127.0.0.1", "127.0.0.1");
+    NO_PORT("127.0.0", "127.0.0");
     NO_PORT("127.0.0.1:", "");
     NO_PORT("127.0.0.1:0", "0");
     NO_PORT("127.0.0.1:70000", "70000");
     NO_PORT("127.0.0.1:1042 ", "1042 ");
     NO_PORT("[::1]:", "");
     NO_PORT("[::1]:0", "0");
-    NO_PORT_AFTER("[::1]");
-    NO_PORT_AFTER("[::1");
-    NO_PORT_AFTER("[::1]1042");
+    NO_PORT_AFTER("[::1]", "[::1]:1042");
+    NO_PORT_AFTER("[::1", "[::1]:1042");
+    NO_PORT_AFTER("[::1]1042", "[::1]:1042");
+    NO_PORT_AFTER("127.0.0.1", "127.0.0.1:1042");
+    NO_SCHEME("tcp://", "127.0.0.1:1042");
+    NO_SCHEME("tcp://", "[::1]:1042");
+    NO_SCHEME("tcp://", "127.0.0.1");
+    NO_SCHEME("://", "");
     NO_BRACKETS("::1");
     NO_BRACKETS("::1:1042");
     NO_BRACKETS("2001:db8::1:1042");

@@ -4,7 +4,10 @@
 
 /*
  * prepend.php: for auto_prepend_file. It makes our handler PHP's session
- * handler when session.save_path is a DSN, so that no page needs a change.
+ * handler when session.save_path is a DSN, so that no page needs a change. What
+ * was meant as one ("unix:/path", "TCP://host") is taken, too, so that it is
+ * refused with a sentence: PHP would take it for a folder, and every page would
+ * get a blank session.
  *
  * It runs before every page, so it must never get in the way: with another
  * save handler configured (a "tcp://" save path is also how other extensions
@@ -18,7 +21,7 @@ if (
     function_exists('session_status')
     && session_status() === PHP_SESSION_NONE
     && ini_get('session.save_handler') === 'files'
-    && preg_match('~^(?:tcp|unix)://~', (string) ini_get('session.save_path')) === 1
+    && preg_match('~^(?:tcp|unix):~i', (string) ini_get('session.save_path')) === 1
 ) {
     Sessiond\SessiondHandler::register();
 }

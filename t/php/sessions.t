@@ -225,6 +225,10 @@ subtest 'registering' => sub {
     like($server->types, qr/^PLW/, 'and reaches the server');
     like(php('session_start();', 'session.save_path' => 'tcp://127.0.0.1:99999')->{err},
         qr/Uncaught Sessiond\\SessiondException.*"99999" is not a number from 1 to 65535/s, 'a wrong DSN: session_start() throws');
+    for my $nearly ('unix:/run/sessiond.sock', 'TCP://127.0.0.1:1042', 'tcp:127.0.0.1:1042') {
+        like(php('session_start(); echo "blank\n";', 'session.save_path' => $nearly)->{err},
+            qr/Uncaught Sessiond\\SessiondException: session\.save_path "\Q$nearly\E": it does not begin with tcp:\/\/ or unix:\/\//, "$nearly is refused, not taken for a folder");
+    }
     like(page('/tmp', undef, 'echo "blank\n";', 'auto_prepend_file' => '')->{out}, qr/^blank$/m, 'without a DSN PHP is as ever');
 };
 

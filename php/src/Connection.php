@@ -33,6 +33,7 @@ final class Connection
     /* EAGAIN of connect() on a Unix socket: its backlog is full just now. */
     private const EAGAIN = 11;
     private const ETIMEDOUT = 110;
+    private const ECONNREFUSED = 111;
     private const BACKLOG_PAUSE_US = 2000;
 
     private static ?\Closure $silence = null;
@@ -136,6 +137,7 @@ final class Connection
         throw SessiondException::of(
             SessiondException::UNREACHABLE,
             'cannot connect: ' . ($error !== '' ? $error : "error $errno")
+            . ($errno === self::ECONNREFUSED ? ' (does httpd run there, with SessiondListen for this address?)' : '')
         );
     }
 

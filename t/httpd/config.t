@@ -14,7 +14,7 @@ use Sessiond::Test::Httpd ();
 use Sessiond::Test::Client ();
 use Sessiond::Test::Net qw(has_ipv6);
 
-my $h = Sessiond::Test::Httpd->new(name => 'config');
+my $h = Sessiond::Test::Httpd->new(name => 'config', modules => Sessiond::Test::Httpd->has_module('authz_host') ? ['authz_host'] : []);
 
 # The sentence, without the "Syntax error on line 3 of /path" before it.
 sub verdict ($config) {
@@ -107,6 +107,15 @@ subtest 'right directives' => sub {
     is($status, 0, 'all of them together') or diag $output;
     ($status, $output) = $h->reconfigure('')->configtest;
     is($status, 0, 'none at all') or diag $output;
+};
+
+subtest 'the samples are right as they stand' => sub {
+    plan skip_all => 'no mod_authz_host for Require local' unless Sessiond::Test::Httpd->has_module('authz_host');
+    for my $name (glob Sessiond::Test::Httpd->top_srcdir . '/conf/*.conf') {
+        open my $fh, '<', $name or die "$name: $!";
+        my ($status, $output) = $h->reconfigure(do { local $/; readline $fh })->configtest;
+        is($status, 0, $name =~ s{.*/}{}r) or diag $output;
+    }
 };
 
 subtest 'only in the server config' => sub {

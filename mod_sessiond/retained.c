@@ -102,7 +102,8 @@ bool sd_retained_make_segment(sd_retained_t *r, const sd_config_t *config, apr_p
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, rv, ap_server_conf,
                      "sessiond: SessiondMemory %" APR_UINT64_T_FMT ": the system does not give so "
-                     "much shared memory; lower the directive", config->memory);
+                     "much shared memory; lower the directive, or look at 'ulimit -v', the "
+                     "container's limit and vm.overcommit_memory", config->memory);
         r->segment = NULL;
         return false;
     }

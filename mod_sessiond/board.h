@@ -24,7 +24,7 @@
 
 /* Of sd_board_t and sd_counters_t; its size tells, too. */
 #ifndef SD_BOARD_VERSION
-#define SD_BOARD_VERSION 1u
+#define SD_BOARD_VERSION 2u
 #endif
 #define SD_BOARD_TEXT 160
 
@@ -37,6 +37,15 @@ typedef struct sd_board_lock {
     char key[28];    /* masked */
     char holder[64]; /* address */
 } sd_board_lock_t;
+
+/* SessiondPersist. LOST: what changes is not being written. */
+typedef enum {
+    SD_DURABILITY_OFF,
+    SD_DURABILITY_LOADING,
+    SD_DURABILITY_STARTING,
+    SD_DURABILITY_ON,
+    SD_DURABILITY_LOST
+} sd_durability_state_t;
 
 typedef enum { SD_STATE_OFF, SD_STATE_STARTING, SD_STATE_RUNNING, SD_STATE_DRAINING, SD_STATE_DOWN } sd_state_t;
 
@@ -61,6 +70,10 @@ typedef struct sd_board {
     char last_check[SD_BOARD_TEXT];
     char last_repair[SD_BOARD_TEXT];
     char last_handover[SD_BOARD_TEXT];
+    _Atomic uint32_t durability;        /* sd_durability_state_t */
+    _Atomic uint64_t durability_since;  /* it has been ON or LOST */
+    _Atomic uint64_t last_commit;       /* when memory and disk were last the same */
+    char durability_reason[SD_BOARD_TEXT]; /* LOST: why; LOADING: how far */
 
     _Atomic uint64_t longest_lock_wait; /* ms */
     _Atomic uint32_t lock_edition;      /* odd while the table below is being written */

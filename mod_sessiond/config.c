@@ -15,6 +15,7 @@
 
 #include "config.h"
 #include "log.h"
+#include "persist_dir.h"
 #include "shm/store.h"
 
 #define KIB UINT64_C(1024)
@@ -31,6 +32,7 @@ static const sd_config_t defaults = {
     .lock_timeout = 60,
     .max_connections = 10000,
     .backlog = 4096,
+    .persist_sync = 1,
 };
 
 #define MAX_SIZE_DEFAULT (32 * MIB)
@@ -82,6 +84,7 @@ NUMBER("SessiondIdleTimeout", idle_timeout, 1, 2592000, "seconds");
 NUMBER("SessiondLockTimeout", lock_timeout, 1, 86400, "seconds");
 NUMBER("SessiondMaxConnections", max_connections, 1, 1000000, "connections");
 NUMBER("SessiondBacklog", backlog, 1, 65535, "connections");
+NUMBER("SessiondPersistSync", persist_sync, 1, 3600, "seconds (or give 'always')");
 NUMBER("SessiondThreads", threads, 1, SD_THREADS_MAX, "threads");
 
 static const char *set_number(cmd_parms *cmd, void *dummy, const char *arg)
@@ -209,6 +212,28 @@ static const char *set_when_full(cmd_parms *cmd, void *dummy, const char *word)
     return NULL;
 }
 
+static const char *set_persist(cmd_parms *cmd, void *dummy, const char *path)
+{
+    const char *err = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    sd_config_t *config = sd_config_get(cmd->server);
+
+    (void)dummy;
+    return err ? err : sd_persist_dir_set(&config->persist_dir, path, cmd->pool);
+}
+
+static const char *set_persist_sync(cmd_parms *cmd, void *dummy, const char *arg)
+{
+    (void)dummy;
+    if (strcasecmp(arg, "always") == 0) {
+        const char *err = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+
+        if (!err)
+            sd_config_get(cmd->server)->persist_sync = 0;
+        return err;
+    }
+    return set_number(cmd, dummy, arg);
+}
+
 #define DIRECTIVE_NUMBER(name, member, help) \
     AP_INIT_TAKE1(name, set_number, &member##_number, RSRC_CONF, help)
 
@@ -236,6 +261,10 @@ const command_rec sd_config_commands[] = {
     DIRECTIVE_NUMBER("SessiondThreads", threads, "threads of the session process"),
     AP_INIT_TAKE1("SessiondWhenFull", set_when_full, NULL, RSRC_CONF,
                   "'refuse' or 'evict' when the memory is full"),
+    AP_INIT_TAKE1("SessiondPersist", set_persist, NULL, RSRC_CONF,
+                  "directory on a local disk where the sessions are kept over stops"),
+    AP_INIT_TAKE1("SessiondPersistSync", set_persist_sync, &persist_sync_number, RSRC_CONF,
+                  "seconds between two writes to disk, or 'always': before a change is acknowledged"),
     { .name = NULL }
 };
 
@@ -268,6 +297,14 @@ int sd_config_check(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
     for (i = 0; i < config->endpoints->nelts; i++) {
         const char *err
             = sd_endpoint_check(&APR_ARRAY_IDX(config->endpoints, i, sd_endpoint_t), ptemp);
+
+        if (err) {
+            ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s, "sessiond: %s", err);
+            return refuse_if_possible();
+        }
+    }
+    if (config->persist_dir) {
+        const char *err = sd_persist_dir_check(config->persist_dir, ptemp);
 
         if (err) {
             ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s, "sessiond: %s", err);

@@ -31,6 +31,8 @@ typedef struct sd_config {
     uint32_t backlog;
     uint32_t threads;              /* 0 = not set */
     bool evict;
+    const char *persist_dir;       /* NULL = sessions are not written to disk */
+    uint32_t persist_sync;         /* seconds, 0 = always */
 } sd_config_t;
 
 extern const command_rec sd_config_commands[];

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "commit.h"
 #include "exchange.h"
 
 #define SPARES_KEPT 1024u
@@ -56,6 +57,7 @@ static void end(sd_loop_t *loop, sd_connection_t *c, bool reset)
     sd_timer_clear(&loop->wheel, &c->timer);
     sd_pressure_forget(loop, c);
     sd_pressure_done(loop, c);
+    sd_commit_forget(loop, c);
     if (c->stalled) {
         sd_reply_discard(c->stalled, loop->lane);
         free(c->stalled);

@@ -14,6 +14,7 @@ typedef enum {
     SD_SENDING,        /* a reply is stalled */
     SD_LINGERING,      /* half-closed; what still comes is read away */
     SD_WAITING,        /* for a lock; what comes meanwhile is kept */
+    SD_COMMITTING,     /* its reply waits for the disk: commit.h */
     SD_PAUSED_CROWDED, /* not read from: see pressure.h */
     SD_PAUSED_FULL
 } sd_connection_state_t;
@@ -37,7 +38,8 @@ typedef struct sd_connection {
     uint8_t after;        /* sd_after_t: what follows the stalled reply */
     const sd_transport_t *transport;
     struct sd_connection *prev, *next;
-    struct sd_connection *paused_prev, *paused_next;
+    struct sd_connection *paused_prev, *paused_next; /* of those paused, or of those committing */
+    uint64_t ticket;      /* COMMITTING: what it waits for */
     sd_timer_t timer;
     uint64_t since;       /* ms: the request under way began; or the connection did */
     uint64_t reply_due;   /* ms: the stalled reply must be out */

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "commit.h"
 #include "connection_handover.h"
+#include "durability.h"
 
 /* ---- from the old process ---- */
 
@@ -58,7 +60,7 @@ static uint32_t flags_of(const sd_connection_t *c)
     return (c->ever_complete ? SD_HANDED_EVER_COMPLETE : 0) | (c->ever_read ? SD_HANDED_EVER_READ : 0)
            | (c->kept_alive ? SD_HANDED_KEPT_ALIVE : 0) | (c->reset_set ? SD_HANDED_RESET_SET : 0)
            | (c->was_held_back ? SD_HANDED_HELD_BACK : 0) | (paused ? SD_HANDED_AWAKE : 0)
-           | (c->shared ? SD_HANDED_SHARED : 0);
+           | (c->shared ? SD_HANDED_SHARED : 0) | (c->state == SD_COMMITTING ? SD_HANDED_COMMITTING : 0);
 }
 
 void sd_connection_save(const sd_loop_t *loop, const sd_connection_t *c, sd_handed_t *state)
@@ -81,10 +83,12 @@ void sd_connection_save(const sd_loop_t *loop, const sd_connection_t *c, sd_hand
         state->doing = SD_HANDED_LINGERING;
         state->due = c->timer.due;
     }
-    else if (c->state == SD_SENDING) {
+    else if (c->state == SD_SENDING || c->state == SD_COMMITTING) {
         state->doing = SD_HANDED_SENDING;
         state->after = after_to_state(c->after);
-        state->reply_due = c->reply_due;
+        state->reply_due = c->state == SD_SENDING
+                               ? c->reply_due
+                               : loop->exec.now + sd_connection_whole_time(loop, sd_reply_left(c->stalled));
         save_reply(c->stalled, state);
     }
     else if (c->state == SD_WAITING)
@@ -178,6 +182,10 @@ static void go_on(sd_loop_t *loop, sd_connection_t *c, const sd_handed_t *state)
         c->after = after_of_state(state->after);
         c->reply_due = state->reply_due; /* its size is known, and has its time already */
         c->moved_at = now;
+        if ((state->flags & SD_HANDED_COMMITTING) && sd_durability_holds(loop->server->durability)) {
+            sd_commit_wait(loop, c);
+            return;
+        }
         c->state = SD_SENDING;
         sd_timer_set(&loop->wheel, &c->timer, sd_connection_reply_due(loop, c));
         sd_connection_poll(loop, c, SD_POLL_WRITE);

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "commit.h"
+#include "durability.h"
 #include "exchange.h"
 
 #define VECTORS 256
@@ -18,7 +20,7 @@
 #define TURN_BYTES (1u << 18)
 #define TURN_REPLIES 4u
 
-typedef enum { SENT, STALLED, BROKEN } sent_t;
+typedef enum { SENT, STALLED, HELD, BROKEN } sent_t;
 
 /* From now on our end is a reset until the reply is out, even if we are killed. */
 static void arm_reset(sd_connection_t *c)
@@ -156,8 +158,8 @@ static bool follow(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
     return false;
 }
 
-/* Moves the loop's reply aside until the client takes it. */
-static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
+/* Moves the loop's reply aside. False: no memory. */
+static bool move_aside(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
 {
     c->stalled = malloc(sizeof *c->stalled);
     if (!c->stalled)
@@ -169,12 +171,49 @@ static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
     *c->stalled = loop->reply;
     sd_reply_clear(&loop->reply);
     c->after = (uint8_t)after;
+    return true;
+}
+
+/* Until the client takes it. */
+static bool stall(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
+{
+    if (!move_aside(loop, c, after))
+        return false;
     c->state = SD_SENDING;
     c->moved_at = loop->exec.now;
     c->reply_due = loop->exec.now + sd_connection_whole_time(loop, sd_reply_left(c->stalled));
     sd_timer_set(&loop->wheel, &c->timer, sd_connection_reply_due(loop, c));
     sd_connection_poll(loop, c, SD_POLL_WRITE);
     return true;
+}
+
+/* Until what it acknowledges is on disk. */
+static bool hold(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
+{
+    if (!move_aside(loop, c, after))
+        return false;
+    /* if we die meanwhile, that must not look like a "no" */
+    if (!c->wire.persistent && c->held == 0)
+        arm_reset(c);
+    sd_commit_wait(loop, c);
+    return true;
+}
+
+/* HELD: the reply has to wait for the disk. */
+static sent_t send_or_hold(sd_loop_t *loop, sd_connection_t *c, sd_after_t after)
+{
+    if (loop->reply.acknowledges && sd_durability_holds(loop->server->durability))
+        return HELD;
+    return send_reply(loop, c, &loop->reply, after);
+}
+
+void sd_exchange_committed(sd_loop_t *loop, sd_connection_t *c)
+{
+    loop->turn_sent = loop->turn_replies = 0;
+    c->state = SD_SENDING;
+    c->moved_at = loop->exec.now;
+    c->reply_due = loop->exec.now + sd_connection_whole_time(loop, sd_reply_left(c->stalled));
+    sd_exchange_send_more(loop, c);
 }
 
 /* ---- reading ---- */
@@ -209,6 +248,7 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
 
     for (;;) {
         size_t used;
+        sent_t sent;
         sd_after_t after
             = sd_wire_feed(&c->wire, &loop->exec, in + at, len - at, &used, &loop->reply);
         bool full = sd_reply_is_full(&loop->reply), answered = !sd_reply_is_empty(&loop->reply),
@@ -236,14 +276,16 @@ static bool process(sd_loop_t *loop, sd_connection_t *c, const uint8_t *in, size
                 c->ever_complete = true;
                 c->since = loop->exec.now;
             }
-            switch (send_reply(loop, c, &loop->reply, after)) {
+            sent = send_or_hold(loop, c, after);
+            switch (sent) {
             case SENT:
                 if (!follow(loop, c, after))
                     return false;
                 break;
             case STALLED:
+            case HELD:
                 if ((!paused && after != SD_AFTER_PENDING && !keep_input(c, in + at, len - at))
-                    || !stall(loop, c, after))
+                    || !(sent == HELD ? hold : stall)(loop, c, after))
                     sd_connection_reset(loop, c);
                 return false;
             case BROKEN:
@@ -397,7 +439,9 @@ void sd_exchange_send_more(sd_loop_t *loop, sd_connection_t *c)
     switch (send_reply(loop, c, c->stalled, after)) {
     case STALLED:
         sd_timer_set(&loop->wheel, &c->timer, sd_connection_reply_due(loop, c));
+        sd_connection_poll(loop, c, SD_POLL_WRITE);
         return;
+    case HELD:
     case BROKEN:
         sd_count(loop->counters, aborted);
         sd_connection_reset(loop, c);
@@ -434,6 +478,7 @@ void sd_exchange_wait_ends(sd_loop_t *loop, sd_connection_t *c)
         if (!stall(loop, c, after))
             sd_connection_reset(loop, c);
         return;
+    case HELD:
     case BROKEN:
         sd_count(loop->counters, aborted);
         sd_connection_reset(loop, c);

@@ -15,6 +15,8 @@ void sd_exchange_read(sd_loop_t *loop, sd_connection_t *c);
 void sd_exchange_read_away(sd_loop_t *loop, sd_connection_t *c);
 /* The client takes more of a stalled reply. */
 void sd_exchange_send_more(sd_loop_t *loop, sd_connection_t *c);
+/* What a held reply acknowledges is on disk. */
+void sd_exchange_committed(sd_loop_t *loop, sd_connection_t *c);
 /* It waits for a lock, and something has come. */
 void sd_exchange_overhear(sd_loop_t *loop, sd_connection_t *c);
 /* The lock has been granted, or the wait is over by time: answers, and goes on. */

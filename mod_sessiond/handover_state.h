@@ -36,6 +36,7 @@ enum { SD_HANDED_KEEP = 0, SD_HANDED_CLOSE, SD_HANDED_DRAIN, SD_HANDED_RESET, SD
 #define SD_HANDED_KEPT_ALIVE 0x04u
 #define SD_HANDED_RESET_SET 0x08u
 #define SD_HANDED_HELD_BACK 0x10u
+#define SD_HANDED_COMMITTING 0x80u    /* SENDING: not before what it acknowledges is on disk */
 #define SD_HANDED_SHARED 0x40u        /* yet another process may have the descriptor */
 #define SD_HANDED_AWAKE 0x20u         /* it may go on without new input */
 

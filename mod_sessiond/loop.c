@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "commit.h"
 #include "connection.h"
 #include "log.h"
 #include "loop.h"
@@ -267,6 +268,7 @@ static void turn(sd_loop_t *loop)
     take_grants(loop); /* what this turn's own ends have passed on: nobody wakes us for it */
     if (loop->draining)
         drain_step(loop);
+    sd_commit_turn(loop);
     if (n > 0)
         sd_count_add(loop->counters, busy_us, sd_clock_us() - began);
 }

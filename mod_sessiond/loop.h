@@ -66,6 +66,8 @@ typedef struct sd_loop {
     uint32_t turn_replies;          /* ... and how often a full reply was */
     sd_lock_mailbox_t granted;      /* locks, to connections of this loop */
     sd_loop_pressure_t pressure;
+    struct sd_connection *first_held, *last_held; /* their replies wait for the disk */
+    bool commit_wanted;             /* ... and some came in this turn */
     bool draining, stopped;
     uint64_t drain_until;
 

@@ -28,11 +28,13 @@
 #include "channel.h"
 #include "forks.h"
 #include "log.h"
+#include "persist_dir.h"
 #include "process.h"
 #include "retained.h"
 #include "server.h"
 
 #define STOP_MS 4000          /* bounded wait at the end of httpd */
+#define STOP_PERSIST_MS 60000 /* ... for the last round to disk; systemd gives all of it 90 s */
 #define HANG_SECONDS 30
 #define SERVED_A_MOMENT_MS 250 /* less is a failure to start */
 #define DELAY_FIRST_MS 100
@@ -414,10 +416,10 @@ static bool is_reaped(sd_child_t *child)
 
 static void stop_all(sd_retained_t *r)
 {
-    int i, left, waited;
+    int i, left, waited, most = present_config && present_config->persist_dir ? STOP_PERSIST_MS : STOP_MS;
 
     retire_all(r);
-    for (waited = 0; waited < STOP_MS; waited += 10) {
+    for (waited = 0; waited < most; waited += 10) {
         for (i = left = 0; i < SD_PROCESSES_MAX; i++)
             left += r->child[i].proc.pid > 0 && !is_reaped(&r->child[i]);
         if (left == 0)
@@ -483,7 +485,7 @@ int sd_process_open(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
     if (!r->starting || config->endpoints->nelts == 0)
         return OK; /* a running httpd: post_config does it, and never fails */
     if (!sd_listener_set_open(&r->listeners, config, true, ptemp)
-        || !sd_retained_make_segment(r, config, s->process->pool))
+        || !sd_retained_make_segment(r, config, s->process->pool) || !sd_persist_dir_make(config->persist_dir, ptemp))
         return HTTP_INTERNAL_SERVER_ERROR;
     /* Not in the first pass: the daemon's own fork is still to come. */
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_CONFIG)
@@ -494,6 +496,8 @@ int sd_process_open(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, serv
 static void reopen(sd_retained_t *r, const sd_config_t *config, apr_pool_t *ptemp, server_rec *s)
 {
     (void)sd_listener_set_open(&r->listeners, config, false, ptemp);
+    if (config->endpoints->nelts > 0)
+        (void)sd_persist_dir_make(config->persist_dir, ptemp);
     if (config->endpoints->nelts > 0
         && sd_retained_make_segment(r, config, s->process->pool))
         sd_retained_share_memory(r, false);

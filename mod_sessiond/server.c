@@ -19,12 +19,14 @@
 
 #include <apr_strings.h>
 
+#include "durability.h"
 #include "handover.h"
 #include "keeper.h"
 #include "log.h"
 #include "loop.h"
 #include "server.h"
 #include "settle.h"
+#include "shm/changes.h"
 #include "takeover.h"
 
 #ifndef SD_VERSION
@@ -33,6 +35,7 @@
 #define GREETING "mod_sessiond/" SD_VERSION " fence lock"
 
 #define TICK_MS 100
+#define STAND_MS 20
 #define DRAIN_MS 1000
 #ifndef SD_ABANDONED_MS
 #define SD_ABANDONED_MS 600000u /* a restart that takes longer: see is_abandoned */
@@ -253,8 +256,16 @@ static bool answer(sd_server_t *server, told_t *told)
 
     if (!asked.word || told->finish)
         return false;
+    /* a commit that the disk takes its time for is not waited for: we serve on */
+    if (!sd_durability_stand(server->durability, STAND_MS)) {
+        sd_handover_put_off(&asked);
+        return false;
+    }
     told->asked.word = 0;
-    return sd_handover_give(server, &asked);
+    if (sd_handover_give(server, &asked))
+        return true;
+    (void)sd_durability_start(server->durability);
+    return false;
 }
 
 /* The parent may have put up that we are down when the one before us died, after
@@ -346,6 +357,7 @@ static void get_ready(const sd_start_t *start, sd_server_t *server)
     sd_store_options_t options = { .evict_when_full = start->config->evict,
                                    .counters = start->board->slot };
     const char *reason;
+    bool failed;
 
     server->config = start->config;
     server->board = start->board;
@@ -361,6 +373,15 @@ static void get_ready(const sd_start_t *start, sd_server_t *server)
     server->limits.expiration_ms = (uint64_t)start->config->expiration * 1000;
     server->limits.greeting = GREETING;
     options.lanes = server->loops + 1;
+    server->durability = sd_durability_create(server, &failed);
+    if (failed) {
+        sd_log(CRIT, 0, "no memory for SessiondPersist");
+        leave(start, SD_EXIT_FAILED);
+    }
+    if (server->durability) { /* its thread is one more that uses the store */
+        options.lanes++;
+        options.writes_behind = true;
+    }
     server->locks = sd_locks_create((uint64_t)start->config->lock_timeout * 1000);
     if (!server->locks) {
         sd_log(CRIT, 0, "no memory for the table of locks");
@@ -399,8 +420,23 @@ static void put_up_running(sd_board_t *board)
         ;
 }
 
+typedef struct loading {
+    const sd_start_t *start;
+    int signals;
+    bool *restarting;
+} loading_t;
+
+/* False: nobody wants us any more. */
+static bool beat_while_loading(void *data)
+{
+    loading_t *l = data;
+
+    tell_parent(l->start, SD_NEWS_BEAT, 0);
+    return !read_signals(l->signals, NULL) && !is_unwanted(l->start, l->restarting);
+}
+
 /* No earlier process has the store any more. */
-static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *taken)
+static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *taken, loading_t *loading)
 {
     char text[SD_BOARD_TEXT];
     uint32_t had = taken->parcels.connections, live, i;
@@ -415,6 +451,9 @@ static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *t
     }
     for (i = 0; i < server->loops; i++)
         sd_loop_prepare(server->loop[i]);
+    if (!sd_durability_load(server->durability, beat_while_loading, loading))
+        leave(start, SD_EXIT_OK);
+    sd_store_serve(server->store);
     entered = sd_clock_us();
     live = sd_parcels_deal(&taken->parcels, server);
     sd_store_settle(server->store);
@@ -428,6 +467,7 @@ static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *t
     put_up_running(start->board);
     atomic_store(&start->board->down_since, 0); /* last: until now the pages told of the outage */
     go(server);
+    (void)sd_durability_start(server->durability);
     if (taken->since == 0 && had == 0) {
         sd_log(INFO, 0, "process %" APR_PID_T_FMT " serves sessions with %u threads", getpid(), server->loops);
         return;
@@ -441,6 +481,11 @@ static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *t
            text);
 }
 
+static void beat_at_the_end(void *data)
+{
+    tell_parent(data, SD_NEWS_BEAT, 0);
+}
+
 static void beat_before_serving(const sd_start_t *start)
 {
     tell_parent(start, SD_NEWS_BEAT, 0);
@@ -452,7 +497,8 @@ void sd_server_run(const sd_start_t *start)
     static sd_takeover_t taken;
     int signals = sd_settle_signals();
     uint32_t running = SD_STATE_RUNNING;
-    bool restarting = false;
+    bool ended, restarting = false;
+    loading_t loading = { start, signals, &taken.restarting };
 
     if (!sd_settle_process(start))
         leave(start, SD_EXIT_FAILED);
@@ -472,7 +518,7 @@ void sd_server_run(const sd_start_t *start)
     case SD_TAKEOVER_FAILED:
         leave(start, SD_EXIT_FAILED);
     }
-    begin(start, &server, &taken);
+    begin(start, &server, &taken, &loading);
     tell_parent(start, SD_NEWS_READY, 0);
     if (taken.channel >= 0)
         close(taken.channel); /* now the earlier one ends, and the parent finds us ready */
@@ -487,7 +533,10 @@ void sd_server_run(const sd_start_t *start)
      * hold the sockets, so closing them would not do. */
     if (getppid() != start->parent)
         sd_listener_set_shutdown(start->listeners);
-    if (stop_loops(&server))
+    ended = stop_loops(&server);
+    if (!sd_durability_finish(server.durability, beat_at_the_end, (void *)(uintptr_t)start))
+        sd_log(CRIT, 0, "the last changes could not be written to disk");
+    if (ended)
         sd_store_detach(&server.store);
     else
         sd_log(WARNING, 0, "not all threads ended in time; the next process repairs the store");

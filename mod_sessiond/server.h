@@ -42,6 +42,7 @@ typedef struct sd_server {
     sd_board_t *board;
     sd_store_t *store;
     sd_locks_t *locks;
+    struct sd_durability *durability; /* NULL = sessions are not written to disk */
     struct sd_loop *loop[SD_THREADS_MAX];
     uint32_t loops;
     _Atomic uint32_t connections; /* open, over all loops */

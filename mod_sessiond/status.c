@@ -161,6 +161,28 @@ static void add_memory(sd_report_t *report)
                "largest session that would fit now, bytes", largest < most ? largest : most, false);
 }
 
+static void add_durability(sd_report_t *report)
+{
+    static const char *const names[] = { "off", "loading", "starting", "on", "lost" };
+    const sd_board_t *b = report->board;
+    uint32_t state = atomic_load(&b->durability);
+    char *text = apr_palloc(report->pool, SD_BOARD_TEXT);
+
+    add_text(report, "Durability", "sessions are written to disk",
+             state < sizeof names / sizeof *names ? names[state] : "unknown");
+    if (state == SD_DURABILITY_OFF)
+        return;
+    sd_board_text_copy(text, SD_BOARD_TEXT, b->durability_reason);
+    if (state == SD_DURABILITY_LOST)
+        add_text(report, "DurabilityLostSince", "... not since", time_text(report->pool, atomic_load(&b->durability_since)));
+    if (*text)
+        add_text(report, "DurabilityReason", "...", text);
+    add_number(report, "DurabilityLost", "durability_lost", "1 while sessions are not being written to disk",
+               state == SD_DURABILITY_LOST, false);
+    add_number(report, "LastCommitAge", "last_commit_age_seconds", "seconds since disk and memory were last the same",
+               since(atomic_load(&b->last_commit)), false);
+}
+
 static bool make_report(sd_report_t *report, apr_pool_t *pool)
 {
     const sd_board_t *b = sd_board_get();
@@ -198,6 +220,7 @@ static bool make_report(sd_report_t *report, apr_pool_t *pool)
     add_text(report, "Busy", "share of time each thread was busy since it started",
              busy_text(report));
     add_memory(report);
+    add_durability(report);
 #define ADD(field, key, kind, what) add_number(report, #key, #field, what, sum[i++], kind);
     SD_COUNTER_TABLE(ADD)
 #undef ADD
@@ -269,6 +292,18 @@ static const char *megabytes(apr_pool_t *pool, uint64_t bytes)
     return apr_psprintf(pool, "%.1f", (double)bytes / 1048576.0);
 }
 
+static const char *durability_note(const sd_report_t *report)
+{
+    const sd_board_t *b = report->board;
+    char text[SD_BOARD_TEXT];
+
+    if (atomic_load(&b->durability) != SD_DURABILITY_LOST)
+        return "";
+    sd_board_text_copy(text, sizeof text, b->durability_reason);
+    return apr_psprintf(report->pool, "\n<dt>Sessions are NOT written to disk since %s: %s (in memory only)</dt>",
+                        time_text(report->pool, atomic_load(&b->durability_since)), ap_escape_html(report->pool, text));
+}
+
 const char *sd_status_summary(request_rec *r)
 {
     sd_report_t report;
@@ -282,11 +317,12 @@ const char *sd_status_summary(request_rec *r)
     return apr_psprintf(r->pool,
                         "<dl><dt>Session server: %s - %" APR_UINT64_T_FMT " sessions - %"
                         APR_UINT64_T_FMT " connections</dt>\n"
-                        "<dt>Session memory: %s of %s MB used (%.0f%%)</dt></dl>\n",
+                        "<dt>Session memory: %s of %s MB used (%.0f%%)</dt>%s</dl>\n",
                         ap_escape_html(r->pool, state_text(&report)), report.sessions,
                         report.connections, megabytes(r->pool, report.used),
                         megabytes(r->pool, size),
-                        size ? 100.0 * (double)report.used / (double)size : 0.0);
+                        size ? 100.0 * (double)report.used / (double)size : 0.0,
+                        durability_note(&report));
 }
 
 static const char style[]

@@ -134,6 +134,7 @@ static sd_after_t write_value(sd_wire_t *wire, const sd_exec_t *exec, const sd_r
         sd_put64(body, version);
         add_frame(reply, 'K', body, sizeof body);
         sd_count(exec->counters, writes);
+        reply->acknowledges = true;
         return SD_AFTER_KEEP;
     case SD_CONFLICT:
         add_frame(reply, 'B', NULL, 0);
@@ -154,6 +155,7 @@ static sd_after_t touch(sd_wire_t *wire, const sd_exec_t *exec, const sd_request
 
     (void)leave(exec, &passage, true);
     add_frame(reply, touched ? 'K' : 'N', NULL, 0);
+    reply->acknowledges |= touched;
     if (touched)
         sd_count(exec->counters, touches);
     else
@@ -189,6 +191,7 @@ static sd_after_t remove_value(sd_wire_t *wire, const sd_exec_t *exec, const sd_
     case SD_OK:
         add_frame(reply, 'K', NULL, 0);
         sd_count(exec->counters, removes);
+        reply->acknowledges = true;
         break;
     case SD_CONFLICT:
         add_frame(reply, 'B', NULL, 0);

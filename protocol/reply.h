@@ -25,6 +25,7 @@ typedef struct sd_reply_part {
 typedef struct sd_reply {
     uint32_t first, parts;
     uint32_t used;
+    bool acknowledges; /* it tells of a change in the store */
     sd_reply_part_t part[SD_REPLY_PARTS];
     uint8_t bytes[SD_REPLY_BYTES];
 } sd_reply_t;
@@ -32,6 +33,7 @@ typedef struct sd_reply {
 static inline void sd_reply_clear(sd_reply_t *reply)
 {
     reply->first = reply->parts = reply->used = 0;
+    reply->acknowledges = false;
 }
 
 static inline bool sd_reply_is_empty(const sd_reply_t *reply)

@@ -14,6 +14,7 @@ static sd_after_t store(sd_wire_t *wire, const sd_exec_t *exec, sd_reply_t *repl
                      SD_VERSION_ANY, exec->now, &version) != SD_OK)
         return SD_AFTER_RESET;
     sd_count(exec->counters, stores);
+    reply->acknowledges = true;
     sd_reply_add(reply, "OK\n", 3);
     return SD_AFTER_CLOSE;
 }
@@ -42,6 +43,7 @@ static sd_after_t delete_key(const sd_exec_t *exec, const sd_request_t *request,
         return SD_AFTER_CLOSE;
     }
     sd_count(exec->counters, deletes);
+    reply->acknowledges = true;
     sd_reply_add(reply, "OK\n", 3);
     return SD_AFTER_CLOSE;
 }

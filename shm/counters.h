@@ -71,6 +71,12 @@
     X(refused_full,          RefusedFull,          COUNTER, "stores refused: memory full")                   \
     X(repaired_blocks,       RepairedBlocks,       COUNTER, "orphan blocks returned after an unclean end")   \
     X(repaired_items,        RepairedItems,        COUNTER, "damaged sessions dropped after an unclean end") \
+    X(disk_commits,          DiskCommits,          COUNTER, "commits to disk")                                 \
+    X(disk_values,           DiskValues,           COUNTER, "sessions written to disk")                        \
+    X(disk_touches,          DiskTouches,          COUNTER, "lifetimes written to disk")                       \
+    X(disk_removals,         DiskRemovals,         COUNTER, "removals written to disk")                        \
+    X(disk_bytes,            DiskBytes,            COUNTER, "bytes written to disk, before the disk's own overhead") \
+    X(disk_failures,         DiskFailures,         COUNTER, "tries to write to disk that failed")              \
     X(busy_us,               BusyMicroseconds,     GAUGE,   "microseconds spent busy")
 
 #define SD_COUNTER_ONE(field, key, kind, text) +1

@@ -92,7 +92,7 @@ my @right = (
     'SessiondAllow 192.168.0.0/24', 'SessiondAllow 10.1.2.3 fd00::/8 ::1 10.0.0.0/8', 'SessiondAllow all',
     'SessiondMemory 16M', 'SessiondMaxSize 4M', 'SessiondExpiration 1440', 'SessiondTimeout 30',
     'SessiondIdleTimeout 600', 'SessiondLockTimeout 30', 'SessiondMaxConnections 500', 'SessiondBacklog 128', 'SessiondThreads 2',
-    'SessiondWhenFull refuse',
+    'SessiondWhenFull refuse', 'SessiondPersist sessions', 'SessiondPersistSync 2',
 );
 push @right, 'SessiondListen [::1]:%PORT3%' if has_ipv6();
 

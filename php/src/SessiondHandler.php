@@ -53,6 +53,9 @@ class SessiondHandler implements
     /** @var array<string, bool> ids made in this request => have they been read? */
     private array $ownIds = [];
 
+    /** Have the page's own shutdown functions had their turn? */
+    private bool $isLast = false;
+
     /** @param string|null $dsn where the server is; session.save_path when null */
     public function __construct(?string $dsn = null)
     {
@@ -74,19 +77,25 @@ class SessiondHandler implements
     }
 
     /**
-     * Stores the session, as PHP's own shutdown function would. But when that
-     * fails badly (an object that throws while it is encoded, a page that has
-     * used up its memory) PHP calls us no more, and a pooled connection would
-     * keep the lock. So we come first.
+     * Stores the session, as PHP does at the end. But when that fails badly (an
+     * object that throws while it is encoded, a page that has used up its
+     * memory) PHP calls us no more, and a pooled connection would keep the lock.
+     * So we come before PHP, but behind the page's own shutdown functions, which
+     * may still want the session.
      *
      * @param string $reserve memory that is free for this
      */
     public function endOfRequest(string $reserve = ''): void
     {
-        $reserve = '';
         $last = \error_get_last();
         $isFull = $last !== null && $last['type'] === \E_ERROR
             && \preg_match('~^(?:Allowed memory size|Out of memory)~', $last['message']) === 1;
+        if (!$isFull && !$this->isLast) {
+            $this->isLast = true;
+            \register_shutdown_function([$this, 'endOfRequest'], $reserve);
+            return;
+        }
+        $reserve = '';
         if ($isFull && $this->dsn !== null && $this->dsn->isPersistent()) {
             $this->client->close();
         }

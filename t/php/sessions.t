@@ -5,6 +5,7 @@
 # processes, against a well-behaved server: over TCP, IPv6 and a Unix socket,
 # against one that has no locks yet, and against a plain sharedance, each with strict mode, lazy_write and the
 # serializer both ways. A session made by one process must be seen by the next.
+# What a page changes in a shutdown function of its own counts, too.
 # The frames that the server counted show that no round trip is wasted.
 use v5.36;
 use File::Basename qw(dirname);
@@ -230,6 +231,23 @@ subtest 'registering' => sub {
             qr/Uncaught Sessiond\\SessiondException: session\.save_path "\Q$nearly\E": it does not begin with tcp:\/\/ or unix:\/\//, "$nearly is refused, not taken for a folder");
     }
     like(page('/tmp', undef, 'echo "blank\n";', 'auto_prepend_file' => '')->{out}, qr/^blank$/m, 'without a DSN PHP is as ever');
+};
+
+subtest 'shutdown functions of the page' => sub {
+    my $server = FakeServer->start;
+    my $id     = 'shutdown-0123456789abcdefg';
+    my $late   = 'register_shutdown_function(function () { $_SESSION["n"] = ($_SESSION["n"] ?? 0) + 1; echo session_status(), "\n"; });';
+    for my $pool ('', '&persistent=on') {
+        is(clean(page($server->dsn("?timeout=60$pool"), $id, $late), "after the start$pool"), "2\n", 'have the session');
+    }
+    is($server->value($id), 'n|i:2;', 'and what they change is stored');
+    is(clean(php("$late session_id('$id'); session_start();", 'session.save_path' => $server->dsn), 'before the start'), "2\n", 'so do earlier ones');
+    is($server->value($id), 'n|i:3;', 'and what they change is stored');
+    php("session_id('$id'); session_start(); \$_SESSION['n'] = 7; register_shutdown_function(function () { exit; });", 'session.save_path' => $server->dsn);
+    is($server->value($id), 'n|i:7;', 'one that exits keeps nothing from being stored');
+    php("session_id('$id'); session_start(); \$_SESSION['n'] = 8; register_shutdown_function(function () { throw new Exception('enough'); });", 'session.save_path' => $server->dsn);
+    is($server->value($id), 'n|i:8;', 'nor does one that throws');
+    is(join(' ', $server->held), '', 'no lock is left');
 };
 
 done_testing();

@@ -164,6 +164,7 @@ class SessiondHandler implements
         if (isset($this->ownIds[$id])) {
             $this->ownIds[$id] = true;
         }
+        $this->tellOfMissingLocks();
         return $data ?? '';
     }
 
@@ -283,7 +284,13 @@ class SessiondHandler implements
                 )
             );
         }
-        if ($client->isPlain() && $this->dsn()->wantsLocks() && Pool::isFirst('plain ' . $this->dsn()->address())) {
+        return $answer;
+    }
+
+    /** Not before the read: an error handler may throw, and in validateId() that would cost the user his id. */
+    private function tellOfMissingLocks(): void
+    {
+        if ($this->client()->isPlain() && $this->dsn()->wantsLocks() && Pool::isFirst('plain ' . $this->dsn()->address())) {
             \trigger_error(
                 \sprintf(
                     '%s is a plain sharedance server, which has no session locks: two requests of one user overwrite each other'
@@ -293,7 +300,6 @@ class SessiondHandler implements
                 \E_USER_NOTICE
             );
         }
-        return $answer;
     }
 
     /**

@@ -86,6 +86,26 @@ subtest 'without locks, and it says so' => sub {
     }
 };
 
+# What an application's error handler makes of our notice must not reach PHP in
+# the middle of validateId(), or the user's cookie is swapped.
+subtest 'a notice that is made an exception' => sub {
+    my $folder = File::Temp->newdir('sessiond-XXXXXX', DIR => '/tmp');
+    open my $page, '>', "$folder/index.php" or die $!;
+    print {$page} '<?php set_error_handler(function ($n, $s) { throw new ErrorException($s); });'
+        . " try { session_start(); $COUNT } catch (Throwable \$e) { echo get_class(\$e), ' ', \$e->getMessage(), \"\\n\"; }";
+    close $page;
+    for my $strict (0, 1) {
+        my $server = FakeServer->start(speak => 'sharedance')->put($ID, 'n|i:41;');
+        my $web = web($folder, 'session.save_path' => $server->dsn($LOCK), 'session.use_strict_mode' => $strict);
+        my ($status, $body, $header) = web_request($web, '/', cookie => "PHPSESSID=$ID");
+        like($body, qr/^ErrorException tcp:\S+ is a plain sharedance server/, "strict $strict: the page gets it");
+        is_deeply($header->{'set-cookie'}, undef, "strict $strict: the cookie stays as it is");
+        ($status, $body, $header) = web_request($web, '/', cookie => "PHPSESSID=$ID");
+        is($body, "n=42\n", "strict $strict: and so does the session");
+        is_deeply($header->{'set-cookie'}, undef, "strict $strict: no new cookie");
+    }
+};
+
 subtest 'an earlier mod_sessiond' => sub {
     my $server = FakeServer->start(features => 'fence')->put($ID, 'n|i:41;');
     my $got = page($server->dsn($LOCK), $ID, "$COUNT session_write_close(); session_start(); $COUNT");

@@ -17,7 +17,8 @@ namespace Sessiond;
  * destroy() run in shutdown, where an exception helps nobody: they warn and
  * return false. PHP calls no close() once something has thrown, so whoever
  * throws gives the lock back first. The version that the read gave fences the
- * write when the lock was lost.
+ * write when the lock was lost. Ids and data are marked as sensitive, since PHP
+ * 8.2 and later leave those out of the stack traces that end up in logs.
  */
 class SessiondHandler implements
     \SessionHandlerInterface,
@@ -141,7 +142,7 @@ class SessiondHandler implements
      *
      * @throws SessiondException on any trouble
      */
-    public function read(string $id): string|false
+    public function read(#[\SensitiveParameter] string $id): string|false
     {
         $answer = $this->ahead !== null && $this->ahead[0] === $id ? $this->ahead[1] : null;
         $this->ahead = null;
@@ -168,7 +169,7 @@ class SessiondHandler implements
         return $data ?? '';
     }
 
-    public function write(string $id, string $data): bool
+    public function write(#[\SensitiveParameter] string $id, #[\SensitiveParameter] string $data): bool
     {
         try {
             $this->store($id, $data);
@@ -184,7 +185,7 @@ class SessiondHandler implements
      * session would be replaced at the next request. One that another request
      * removed meanwhile stays removed, and that is no failure.
      */
-    public function updateTimestamp(string $id, string $data): bool
+    public function updateTimestamp(#[\SensitiveParameter] string $id, #[\SensitiveParameter] string $data): bool
     {
         try {
             $this->requireRead($id);
@@ -204,7 +205,7 @@ class SessiondHandler implements
         }
     }
 
-    public function destroy(string $id): bool
+    public function destroy(#[\SensitiveParameter] string $id): bool
     {
         $wasThere = $this->id !== $id || $this->version !== Extended::ABSENT;
         unset($this->ownIds[$id]);
@@ -241,7 +242,7 @@ class SessiondHandler implements
      * asks the same to find collisions and wants a "no"; once it has been read
      * it is this request's session, stored or not yet.
      */
-    public function validateId(string $id): bool
+    public function validateId(#[\SensitiveParameter] string $id): bool
     {
         if (isset($this->ownIds[$id])) {
             return $this->ownIds[$id];
@@ -265,7 +266,7 @@ class SessiondHandler implements
     }
 
     /** @return array{0: string, 1: string|null} */
-    private function fetch(string $id): array
+    private function fetch(#[\SensitiveParameter] string $id): array
     {
         $key = $this->key($id);
         try {
@@ -317,7 +318,7 @@ class SessiondHandler implements
         return false;
     }
 
-    private function store(string $id, string $data): void
+    private function store(#[\SensitiveParameter] string $id, #[\SensitiveParameter] string $data): void
     {
         $this->requireRead($id);
         $key = $this->key($id);
@@ -362,7 +363,7 @@ class SessiondHandler implements
         return $is;
     }
 
-    private function requireRead(string $id): void
+    private function requireRead(#[\SensitiveParameter] string $id): void
     {
         if ($this->id !== $id) {
             throw SessiondException::of(
@@ -372,7 +373,7 @@ class SessiondHandler implements
         }
     }
 
-    private function key(string $id): string
+    private function key(#[\SensitiveParameter] string $id): string
     {
         $prefix = $this->dsn()->prefix();
         $refusal = Key::refusal($prefix, $id);
@@ -421,7 +422,7 @@ class SessiondHandler implements
         }
     }
 
-    private function complain(string $what, string $id, SessiondException $trouble): bool
+    private function complain(string $what, #[\SensitiveParameter] string $id, SessiondException $trouble): bool
     {
         $where = $this->dsn === null ? '' : ' at ' . $this->dsn->address();
         $message = \sprintf('session %s was not %s%s: %s', Key::mask($id), $what, $where, $trouble->getMessage());

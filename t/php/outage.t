@@ -305,6 +305,31 @@ subtest 'a page\'s own error handler' => sub {
     like($with->{out}, qr/^session outa\.\.\. was not stored .*timeout=0\.3 s/, 'a failed write reaches the page\'s handler with our sentence');
 };
 
+# PHP shows arguments in a stack trace, as does many a tool that collects errors.
+subtest 'what a stack trace shows' => sub {
+    plan skip_all => 'PHP before 8.2 cannot hide an argument' unless php('echo PHP_VERSION_ID;')->{out} >= 80200;
+    my @ini = ('zend.exception_ignore_args' => 0, 'zend.exception_string_param_max_len' => 1000);
+    my $show = 'echo $e, json_encode($e->getTrace(), JSON_PARTIAL_OUTPUT_ON_ERROR);';
+    my $server = FakeServer->start(hook => on(W => ['reset']))->put($ID, $OLD);
+    my $dsn = $server->dsn("$LONG&on_error=throw");
+    for my $strict (0, 1) {
+        my $got = php("try { session_id('$ID'); session_start(); } catch (Throwable \$e) { $show }",
+            'session.save_path' => 'tcp://127.0.0.1:' . claim_port(), 'session.use_strict_mode' => $strict, @ini);
+        like($got->{out}, qr/session outa\.\.\. cannot be read/, "strict $strict: a failed read says why");
+        unlike($got->{out}, qr/outage-0/, "strict $strict: and not whose session it was");
+        $got = php("try { session_id('$ID'); session_start(); \$_SESSION['n'] = 'secret'; session_write_close(); } catch (Throwable \$e) { $show }",
+            'session.save_path' => $dsn, 'session.use_strict_mode' => $strict, @ini);
+        like($got->{out}, qr/session outa\.\.\. was not stored/, "strict $strict: a failed write says why");
+        unlike($got->{out}, qr/outage-0|secret/, "strict $strict: and neither whose session it was nor what is in it");
+    }
+    for my $call ('destroy($id)', 'read($id . "/")', 'write($id, "secret")', 'updateTimestamp($id, "secret")', 'destroy($id . "/")') {
+        my $got = php("\$id = '$ID'; \$h = new Sessiond\\SessiondHandler('tcp://127.0.0.1:" . claim_port() . "?on_error=throw');"
+                . "try { \$h->open('', ''); \$h->$call; } catch (Throwable \$e) { $show }", @ini);
+        like($got->{out}, qr/^Sessiond\\SessiondException: /, "$call: throws");
+        unlike($got->{out}, qr/outage-0|secret/, "$call: shows no id and no data");
+    }
+};
+
 subtest 'cookies in strict mode' => sub {
     my $server = FakeServer->start->put($ID, $OLD);
     my $folder = File::Temp->newdir('sessiond-XXXXXX', DIR => '/tmp');

@@ -95,4 +95,16 @@ subtest 'two at the same time' => sub {
     }
 };
 is(join(' ', $server->held), '', 'no lock is left');
+
+# A ticket has its own options, whatever the sessions of the site have. Most of
+# all its lock: without it, two readers at once would both get it.
+for my $options ('?lock=off&timeout=60', '?timeout=60&lock=0&prefix=shop-', '?ttl=3600&prefix=shop-&on_error=warn&lock=off', '?lock=off') {
+    my $dsn  = $server->dsn($options);
+    my $code = "require '$folder/HandOver.php'; \$h = new HandOver('$dsn');";
+    $server->frames;
+    my $ticket = php("$code echo \$h->issue('erin', 'h', 's');")->{out};
+    is($server->ttl("ticket-$ticket"), 30, "$options: a ticket for half a minute, under its own prefix");
+    is(php("$code echo \$h->redeem('$ticket', 'h', 's');")->{out}, 'erin', "$options: is good");
+    is($server->types, 'PLWPLR', "$options: with a lock");
+}
 done_testing();

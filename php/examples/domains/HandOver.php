@@ -16,7 +16,8 @@ use Sessiond\SessiondHandler;
  * a prefix of its own, so no ticket is ever a session id.
  *
  * It works once: redeeming takes its lock, reads it and removes it, and
- * whoever comes second gets the lock only when there is nothing left.
+ * whoever comes second gets the lock only when there is nothing left. A plain
+ * sharedance server has no locks, so do not keep tickets there.
  */
 final class HandOver
 {
@@ -26,8 +27,11 @@ final class HandOver
 
     public function __construct(string $dsn)
     {
-        $dsn .= strpos($dsn, '?') === false ? '?' : '&';
-        $this->tickets = new SessiondHandler($dsn . 'prefix=ticket-&ttl=' . self::SECONDS . '&on_error=throw');
+        // the same server, but options of its own: without the lock a ticket would work twice
+        [$address, $options] = explode('?', $dsn, 2) + [1 => ''];
+        $options = preg_grep('~^(?:(?:prefix|ttl|on_error|lock)=|$)~', explode('&', $options), PREG_GREP_INVERT);
+        array_push($options, 'prefix=ticket-', 'ttl=' . self::SECONDS, 'on_error=throw', 'lock=on');
+        $this->tickets = new SessiondHandler($address . '?' . implode('&', $options));
     }
 
     /**

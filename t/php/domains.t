@@ -46,7 +46,7 @@ my ($query) = $to =~ /\?(.*)/;
 my ($ticket) = $to =~ m{^http://blog\.test/arrive\.php\?ticket=([0-9a-f]{40})$};
 ok($ticket, 'and gets one') or diag("$status $body $to");
 is($header->{'referrer-policy'}[0], 'no-referrer', 'which no further page is told of');
-is($server->ttl("ticket-$ticket"), 30, 'it is kept for half a minute');
+is($server->ttl("ticket>$ticket"), 30, 'it is kept for half a minute');
 isnt($user{'shop.example'}, $user{'blog.test'}, 'the two domains have two cookies');
 
 my %thief;
@@ -54,7 +54,7 @@ visit(\%thief, $blog, 'blog.test', '/arrive.php');
 my %other = %user;
 ($status, $body, $to) = visit(\%user, $blog, 'blog.test', "/arrive.php?ticket=$ticket");
 is("$status $to", "303 $PLACE", 'the ticket is good');
-is($server->value("ticket-$ticket"), undef, 'once');
+is($server->value("ticket>$ticket"), undef, 'once');
 is((visit(\%user, $blog, 'blog.test', '/arrive.php'))[1], "hello carol\n", 'the user is logged in there');
 isnt($user{'blog.test'}, $other{'blog.test'}, 'under a new id');
 is((visit(\%thief, $blog, 'blog.test', "/arrive.php?ticket=$ticket"))[0], 403, 'a second use is refused');
@@ -81,6 +81,17 @@ is((visit(\%user, $shop, 'shop.example', '/leave.php?to=http://evil.test/&state=
 my %nobody;
 is((visit(\%nobody, $shop, 'shop.example', "/leave.php?to=$PLACE&state=" . '0' x 32))[0], 403, 'none for who is not logged in');
 
+# A ticket lies beside the sessions, and who has one may try it as a cookie.
+subtest 'a ticket as a session id' => sub {
+    my %forger;
+    visit(\%forger, $shop, 'shop.example', '/leave.php?login=x%7Ci%3A1%3Bvisits%7Ci%3A998%3B');
+    my $ticket = fresh_ticket(\%forger);
+    my ($key) = grep { /\Q$ticket\E$/ } $server->keys;
+    my (undef, $body) = web_request($shop, '/subdomains.php', cookie => 'FARMSESSION=' . ($key =~ s/([^\w-])/sprintf '%%%02X', ord $1/ger));
+    like($body, qr/^visits: 1$/m, 'is none, and puts nothing of its content into a session');
+    ok(defined $server->value($key), 'nor is it used up');
+};
+
 subtest 'two at the same time' => sub {
     my $dsn  = $server->dsn('?timeout=60');
     my $code = "require '$folder/HandOver.php'; \$h = new HandOver('$dsn');";
@@ -103,7 +114,7 @@ for my $options ('?lock=off&timeout=60', '?timeout=60&lock=0&prefix=shop-', '?tt
     my $code = "require '$folder/HandOver.php'; \$h = new HandOver('$dsn');";
     $server->frames;
     my $ticket = php("$code echo \$h->issue('erin', 'h', 's');")->{out};
-    is($server->ttl("ticket-$ticket"), 30, "$options: a ticket for half a minute, under its own prefix");
+    is($server->ttl("ticket>$ticket"), 30, "$options: a ticket for half a minute, under its own prefix");
     is(php("$code echo \$h->redeem('$ticket', 'h', 's');")->{out}, 'erin', "$options: is good");
     is($server->types, 'PLWPLR', "$options: with a lock");
 }

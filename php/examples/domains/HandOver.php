@@ -13,7 +13,8 @@ use Sessiond\SessiondHandler;
  * itself cannot be shared. What can travel is a ticket: a random id in a link,
  * under which the session server keeps for some seconds who it is for, where
  * it is to be used and who asked for it. It is an ordinary short session under
- * a prefix of its own, so no ticket is ever a session id.
+ * a prefix of its own. The ">" in that is in no session id that PHP takes from a
+ * browser; else who has a ticket could send it as a cookie.
  *
  * It works once: redeeming takes its lock, reads it and removes it, and
  * whoever comes second gets the lock only when there is nothing left. A plain
@@ -30,7 +31,7 @@ final class HandOver
         // the same server, but options of its own: without the lock a ticket would work twice
         [$address, $options] = explode('?', $dsn, 2) + [1 => ''];
         $options = preg_grep('~^(?:(?:prefix|ttl|on_error|lock)=|$)~', explode('&', $options), PREG_GREP_INVERT);
-        array_push($options, 'prefix=ticket-', 'ttl=' . self::SECONDS, 'on_error=throw', 'lock=on');
+        array_push($options, 'prefix=ticket>', 'ttl=' . self::SECONDS, 'on_error=throw', 'lock=on');
         $this->tickets = new SessiondHandler($address . '?' . implode('&', $options));
     }
 

@@ -161,6 +161,12 @@ subtest 'values of all kinds' => sub {
     like($server->value('shop-prefixed-0123456789abcde'), qr/^n\|i:1;/, 'and stands before the key');
     is($server->value('prefixed-0123456789abcde'), undef, 'the bare id is no key');
     ok(!grep({ length > 250 } $server->keys), 'no key is too long');
+    clean(page($server->dsn('?prefix=shop%3E'), 'prefixed-0123456789abcde', $COUNT), 'a prefix that no id can hold');
+    like($server->value('shop>prefixed-0123456789abcde'), qr/^n\|i:1;/, 'is taken');
+    for my $strict (0, 1) {
+        my $other = clean(page($server->dsn, 'shop>prefixed-0123456789abcde', $COUNT, 'session.use_strict_mode' => $strict), "strict $strict: such an id elsewhere");
+        like($other, qr/^[0-9a-z,-]+ 1$/, "strict $strict: is none");
+    }
 };
 
 subtest 'ids' => sub {

@@ -153,7 +153,9 @@ static sd_after_t touch(sd_wire_t *wire, const sd_exec_t *exec, const sd_request
                                   exec->now)
                    == SD_OK;
 
-    (void)leave(exec, &passage, true);
+    /* the session expired while its owner worked on it: he writes it now, and is not
+     * to be overtaken, nor taken for one who revives what was removed */
+    (void)leave(exec, &passage, touched);
     add_frame(reply, touched ? 'K' : 'N', NULL, 0);
     reply->acknowledges |= touched;
     if (touched)

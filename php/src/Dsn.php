@@ -122,7 +122,17 @@ final class Dsn
      */
     public function ttl(): int
     {
-        return $this->ttl ?? \max(0, \min(self::MOST_TTL, (int) \ini_get('session.gc_maxlifetime')));
+        return $this->ttl ?? \max(0, \min(self::MOST_TTL, self::quantity(\ini_get('session.gc_maxlifetime'))));
+    }
+
+    /** A setting as PHP reads it: "2K" is 2048. PHP itself has a function for it from 8.2 on. */
+    private static function quantity(string $setting): int
+    {
+        if (\function_exists('ini_parse_quantity')) {
+            return \ini_parse_quantity($setting);
+        }
+        $factor = ['k' => 1 << 10, 'm' => 1 << 20, 'g' => 1 << 30][\strtolower(\substr(\trim($setting), -1))] ?? 1;
+        return (int) $setting * $factor;
     }
 
     /** Must a read that fails throw? */

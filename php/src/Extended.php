@@ -229,7 +229,9 @@ final class Extended
     {
         [$status, $body] = $this->request($type . $rest, $deadline);
         if ($body === '' && ($status === 'K' || $status === 'N' || ($status === 'B' && $type === 'R'))) {
-            $this->forget($key);
+            if ($type !== 'T' || $status === 'K') { // a session that is not there keeps its lock: it is to be written
+                $this->forget($key);
+            }
             return $status === 'B' ? null : $status === 'K';
         }
         throw $this->unexpected($type, $status, $body);

@@ -167,7 +167,9 @@ sub keeps {
     is(said($b->remove($key)), 'B', 'a removal of a stranger: B');
     is(said($b->lock($key)), 'B', 'leave it, too');
     is(said($a->touch($key)), 'N', 'a touch of what is not there: N');
-    is(said($b->lock($key)), 'N', 'and unlocked');
+    is(said($b->lock($key)), 'B', 'and still locked: it may have expired, and is to be written');
+    is(said($a->unlock($key)), 'K', 'until it is unlocked');
+    is(said($b->lock($key)), 'N', 'then others may');
     is(said($a->write("$key-2", 'v', 1)), 'K', 'a session for a second');
     is(said($a->touch("$key-2", 100)), 'K', 'and for longer, by a touch');
     nap(1.2);

@@ -180,6 +180,8 @@ same(options('?ttl=2592000&on_error=throw'), [true, 30.0, false, 2592000, true, 
 same(options('?lock_wait=0.25&on_error=warn'), [true, 0.25, false, 1234, false, false], 'on_error=warn');
 ini_set('session.gc_maxlifetime', '99999999');
 same(options('')[3], 2592000, 'a gc_maxlifetime over 30 days is 30 days');
+ini_set('session.gc_maxlifetime', '2K');
+same(options('')[3], 2048, 'a gc_maxlifetime is read as PHP reads it');
 ini_set('session.gc_maxlifetime', '0');
 same(options('')[3], 0, 'a gc_maxlifetime of 0 is the server\'s lifetime');
 ini_set('session.gc_maxlifetime', '1440');

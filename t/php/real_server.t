@@ -160,6 +160,20 @@ subtest '400 increments by 4 processes' => sub {
     is($httpd->value('LocksHeld'), 0, 'no lock is left');
 };
 
+# PHP renews an unchanged session by a touch; one that has expired meanwhile is
+# written, and nobody comes between.
+subtest 'a session that expires while its page runs' => sub {
+    for my $pool ('', '&persistent=on') {
+        my $id = 'expiring-0123456789abcdef' . ($pool ? 'p' : 'n');
+        $old->store($id, 'n|i:41;');
+        my $got = page("$tcp$pool", $id, 'session_write_close(); session_start(); usleep(2100000); echo session_write_close() ? "written" : "not";',
+            'session.gc_maxlifetime' => 1);
+        is("$got->{err}$got->{out}", 'written', "nothing to complain about$pool");
+        is(($old->fetch($id))[1], 'n|i:41;', "it is there for its next request$pool");
+    }
+    is($httpd->value('LocksHeld'), 0, 'no lock is left');
+};
+
 subtest 'a page that is killed' => sub {
     my $id = 'killed-0123456789abcdefgh';
     $old->store($id, 'n|i:41;');

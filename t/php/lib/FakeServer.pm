@@ -381,7 +381,7 @@ sub _reply ($self, $frame) {
     if ($type eq 'U') { return reply($locks->release($key, $connection) ? 'K' : 'N') }
     if ($type eq 'T') {
         $item->{ttl} = $frame->{ttl} if $item;
-        $locks->release($key, $connection);
+        $locks->release($key, $connection) if $item;
         return reply($item ? 'K' : 'N');
     }
     return reply('B') if $holder && !$mine;

@@ -438,6 +438,11 @@ bool sd_changes_next(sd_lane_t *lane, uint64_t now, sd_change_t *change)
     return true;
 }
 
+bool sd_changes_are_complete(const sd_lane_t *lane)
+{
+    return !lane->store->changes->incomplete;
+}
+
 /* A tombstone that the disk knows of goes; one that has been made since stays. */
 static void clear_graves(sd_lane_t *lane, uint32_t bucket)
 {

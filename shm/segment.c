@@ -318,3 +318,8 @@ sd_counters_t *sd_lane_counters(sd_lane_t *lane)
 {
     return lane->counters;
 }
+
+sd_store_t *sd_lane_store(const sd_lane_t *lane)
+{
+    return lane->store;
+}

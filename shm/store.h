@@ -98,6 +98,7 @@ void sd_store_detach(sd_store_t **store);
 
 sd_lane_t *sd_store_lane(sd_store_t *store, uint32_t number);
 sd_counters_t *sd_lane_counters(sd_lane_t *lane);
+sd_store_t *sd_lane_store(const sd_lane_t *lane);
 
 /* ---- writing ----------------------------------------------------------- */
 

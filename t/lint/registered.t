@@ -75,7 +75,7 @@ is_deeply(\@unnamed, [], 'every file of the tree is named in Makefile.am')
 
 my @absent = grep {
     my $path = $_;
-    $path =~ m{^(?:shm|protocol|mod_sessiond|php|conf|doc|t|m4|\.ci)/} && !-e top() . "/$path"
+    $path =~ m{^(?:shm|persist|protocol|mod_sessiond|php|conf|doc|t|m4|\.ci)/} && !-e top() . "/$path"
         && $path !~ /\.la$/ && !-e top() . "/$path.c" && !is_made($path)
 } sort keys %named;
 is_deeply(\@absent, [], 'every file named in Makefile.am exists') or diag("absent: @absent");

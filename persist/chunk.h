@@ -5,13 +5,13 @@
  *
  *   a chunk   0  magic         4     "sdCK"
  *             4  format        4     SD_JOURNAL_FORMAT
- *             8  checksum      8     SipHash-2-4 of all other bytes, see below
+ *             8  checksum      8     see below
  *            16  number        8     its key in the table
  *            24  journal's id 16
- *            40  round         4     the round that wrote it
- *            44  records       4
+ *            40  records       4
+ *            44  0             4
  *            48  bytes         8     of the records
- *            56  0             8
+ *            56  serial        8     of the commit that made it count
  *            64  records
  *
  *   a record  0  kind          1     1 VALUE, 2 EXPIRY, 3 REMOVED
@@ -22,8 +22,9 @@
  *            16  expiry        8     wall clock, ms; 0 with REMOVED
  *            24  key, data           no padding
  *
- * The checksum is keyed with SD_CHUNK_KEY, which is no secret: it finds damage,
- * not intent. It covers the bytes as they stand, with zeros in its own place.
+ * The checksum is SipHash-2-4, keyed with SD_CHUNK_KEY, which is no secret: it finds
+ * damage, not intent. It is that of the head with that of the records in the
+ * checksum's place. State and witness are checked in the same way, with no records.
  */
 #ifndef SD_CHUNK_H
 #define SD_CHUNK_H
@@ -53,9 +54,9 @@ typedef struct sd_record {
 typedef struct sd_chunk_info {
     uint64_t number;
     unsigned char id[SD_JOURNAL_ID_BYTES];
+    uint64_t serial;  /* of the commit that makes it count */
     uint64_t bytes;   /* of the records */
     uint32_t records;
-    uint32_t round;
 } sd_chunk_info_t;
 
 /* ---- writing ---- */
@@ -82,6 +83,9 @@ const char *sd_chunk_check(const void *chunk, size_t len, uint64_t number,
 /* The record at `offset`, which is at most `len`. Returns where the next one begins,
  * or 0 if these bytes are no record. */
 size_t sd_chunk_record(const void *chunk, size_t len, size_t offset, sd_record_t *record);
+
+/* How many records a chunk has that has been checked before. */
+uint32_t sd_chunk_records(const void *chunk);
 
 /* ---- the state and the witness ---- */
 

@@ -49,6 +49,8 @@ typedef struct sd_journal_options {
     bool no_sync;   /* tests: commits that are not on disk when they return */
     unsigned char id[SD_JOURNAL_ID_BYTES]; /* random; names a journal that is made */
     uint64_t wall_ms; /* wall clock, for a journal that is made */
+    bool same_store;  /* the store, with its clock, is the one that the last round was about */
+    uint64_t map_bytes; /* tests: LMDB's map to begin with; 0: as is right for the file */
     int patience_ms;  /* how long the child that looks first may take for a step; 0: 10 s */
 } sd_journal_options_t;
 
@@ -57,6 +59,7 @@ typedef struct sd_journal_state {
     uint64_t serial;  /* commits so far */
     uint64_t version; /* the store's last version when the last round began: later ones are not in here */
     uint64_t wall_ms; /* wall clock of the last whole round */
+    int64_t clock_offset; /* wall clock less store's clock, by which expiries were reckoned */
     uint64_t first;   /* chunks first to next - 1 are the journal */
     uint64_t next;
     uint64_t bytes;   /* in these chunks, heads included */

@@ -99,9 +99,9 @@ void sd_load_end(sd_load_t **load);
 typedef struct sd_load_target {
     sd_lane_t *lane;
     uint64_t now;     /* the store's clock, at the moment of options.wall_ms */
-    /* Called about every 100 ms and at the end, by the clock that `clock` reads. */
+    uint64_t (*read_clock)(void *baton); /* the store's clock now, ms */
+    /* Called about every 100 ms by that clock, and at the end. May be NULL. */
     void (*beat)(void *baton, const sd_load_report_t *report);
-    uint64_t (*clock)(void *baton); /* the store's clock now, ms */
     void *baton;
 } sd_load_target_t;
 
@@ -111,6 +111,11 @@ typedef struct sd_load_sum {
     uint64_t conflicts; /* the store had that version or a later one */
     uint64_t late;      /* expired while it was being loaded */
 } sd_load_sum_t;
+
+/* Versions that were given out after the last commit, and died with the memory: how
+ * many nobody knows, and clients may still hold them. So many are skipped, that none
+ * is given out a second time. */
+#define SD_LOAD_VERSION_GAP (UINT64_C(1) << 32)
 
 /* OK: every live session is in the store, unchanged as far as the next round is
  * concerned. TOO_SMALL: the store is full, and has what fitted. STOPPED, DAMAGED,

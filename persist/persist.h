@@ -47,8 +47,8 @@
 typedef struct sd_round_options {
     uint64_t now;     /* the store's clock, ms */
     uint64_t wall_ms; /* the wall clock at the same moment */
-    bool everything;  /* every live value, changed or not; not without replace_all */
-    bool replace_all; /* ... and all that the journal had is dropped */
+    bool everything;  /* every live value, changed or not, */
+    bool replace_all; /* ... and all that the journal had is dropped: either means both */
     const atomic_bool *stop; /* may be NULL; true: give the round up, also in its midst */
 } sd_round_options_t;
 
@@ -59,8 +59,8 @@ typedef struct sd_round_result {
     uint64_t bytes;    /* put into chunks, what cleaning packed anew included */
     uint64_t cleaned;  /* bytes of old chunks dropped */
     uint64_t copied;   /* values that cleaning packed anew */
-    int64_t clock_moved; /* ms that the wall clock has moved against the store's since this journal
-                          * was opened or last written whole */
+    int64_t clock_moved; /* ms that the wall clock has moved against the store's since the journal's
+                          * expiries were reckoned by it: see sd_journal_options_t.same_store */
     uint32_t round;    /* its number, or the last one's when there was nothing to do */
     bool wants_all;    /* something in the journal cannot be read: write everything */
 } sd_round_result_t;

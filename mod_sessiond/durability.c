@@ -37,9 +37,6 @@
 #define LOOK_EVERY_MS 1000u      /* always: for what nobody waits for, such as expiries */
 #define BUSY_MS 30000u           /* an earlier httpd may still be writing its last round */
 #define CLOCK_MOVED_MS 60000     /* from then on all expiries on disk are written anew */
-/* Versions given out after the last commit are not on disk. A client may have been
- * told one of them; so none of those that follow is given out again. */
-#define VERSIONS_SKIPPED (UINT64_C(1) << 32)
 
 struct sd_durability {
     sd_server_t *server;
@@ -210,7 +207,6 @@ static sd_persist_status_t load_all(sd_loading_t *l, sd_load_t *load, sd_load_ta
 
     if (status != SD_PERSIST_OK && status != SD_PERSIST_TOO_SMALL)
         return status;
-    sd_store_skip_versions(d->server->store, state->version + VERSIONS_SKIPPED);
     if (status == SD_PERSIST_OK)
         sd_store_pair(d->server->store, state->id, state->round);
     sd_log(NOTICE, 0, "%" APR_UINT64_T_FMT " sessions loaded from %s in %.1f s; %" APR_UINT64_T_FMT " had expired",
@@ -257,7 +253,7 @@ bool sd_durability_load(sd_durability_t *d, bool (*beat)(void *data), void *data
     empty_store(d); /* of what a process has loaded that died over it */
     atomic_store(&d->server->board->durability, SD_DURABILITY_LOADING);
     {
-        sd_load_target_t target = { .lane = d->lane, .beat = beat_while_loading, .clock = read_clock, .baton = &l };
+        sd_load_target_t target = { .lane = d->lane, .beat = beat_while_loading, .read_clock = read_clock, .baton = &l };
 
         status = open_for_loading(&l, &load, &target.now, reason);
         if (status == SD_PERSIST_OK)

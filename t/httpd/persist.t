@@ -136,7 +136,7 @@ subtest 'the death of all, with an interval' => sub {
 subtest 'restarts and deaths' => sub {
     my $load = Sessiond::Test::Load->new(addr => $h->port, clients => 16, extended => 0.5, rate => 1500, live => 20)->start;
     $h->wait_for(sub { $h->value('Stores') > 200 }, 60, 'the load');
-    for my $n (1 .. $LONG ? 20 : 5) {
+    for my $n (1 .. ($LONG ? 20 : 5)) {
         $h->graceful;
         my $commits = $h->value('DiskCommits');
         $h->wait_for(sub { $h->value('DiskCommits') > $commits }, 60, 'a commit of the new process') if $n % 2;
@@ -144,7 +144,7 @@ subtest 'restarts and deaths' => sub {
     my $sum = $load->stop;
     is($sum->{wrong} + $sum->{missed} + $sum->{reset} + $sum->{cut} + $sum->{timeout}, 0, 'graceful restarts cost nobody anything: ' . $load->describe);
     my $killed = Sessiond::Test::Load->new(addr => $h->port, clients => 16, extended => 0.5, rate => 1500, live => 20)->start;
-    for (1 .. $LONG ? 10 : 3) {
+    for (1 .. ($LONG ? 10 : 3)) {
         $h->wait_respawn($h->kill_sessiond('KILL'));
         my $stores = $h->value('Stores');
         $h->wait_for(sub { $h->value('Stores') > $stores + 300 }, 60, 'stores');
@@ -164,7 +164,7 @@ $h->finish;
 my $always = server('always', "SessiondPersistSync always\n")->start;
 
 subtest 'always' => sub {
-    for my $round (1 .. $LONG ? 10 : 3) {
+    for my $round (1 .. ($LONG ? 10 : 3)) {
         my $load = Sessiond::Test::Load->new(addr => $always->port, clients => 32, extended => 0.5, rate => 0, live => 10)->start;
         my $before = $always->value('Stores');
         $always->wait_for(sub { $always->value('Stores') > $before + 500 }, 60, 'some load');

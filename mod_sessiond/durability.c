@@ -268,6 +268,7 @@ bool sd_durability_load(sd_durability_t *d, bool (*beat)(void *data), void *data
         return true;
     if (status != SD_PERSIST_TOO_SMALL)
         empty_store(d);
+    lose(d, reason);
     apr_snprintf(d->barred, sizeof d->barred, "%s", reason);
     sd_log(CRIT, 0, "the sessions on disk were not %s: %s. Nothing is written there, so that nothing is lost: mend what "
            "is wrong, then stop and start httpd; or move the files away, and sessions are written to new ones",

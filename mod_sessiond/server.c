@@ -378,6 +378,8 @@ static void get_ready(const sd_start_t *start, sd_server_t *server)
         sd_log(CRIT, 0, "no memory for SessiondPersist");
         leave(start, SD_EXIT_FAILED);
     }
+    if (!server->durability)
+        atomic_store(&server->board->durability, SD_DURABILITY_OFF);
     if (server->durability) { /* its thread is one more that uses the store */
         options.lanes++;
         options.writes_behind = true;

@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -235,7 +236,15 @@ static sd_persist_status_t open_for_loading(sd_loading_t *l, sd_load_t **load, u
     }
 }
 
-bool sd_durability_load(sd_durability_t *d, bool (*beat)(void *data), void *data)
+/* The child that reads the files may go wild over them: it does not get the sessions. */
+static void keep_from_forks(const sd_start_t *start)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)start->segment & ~(page - 1);
+
+    (void)madvise((void *)from, (uintptr_t)start->segment - from + start->segment_bytes, MADV_DONTFORK);
+}
+
+bool sd_durability_load(sd_durability_t *d, const sd_start_t *start, bool (*beat)(void *data), void *data)
 {
     sd_loading_t l = { .d = d, .beat = beat, .data = data };
     char reason[SD_PERSIST_REASON] = "";
@@ -246,6 +255,7 @@ bool sd_durability_load(sd_durability_t *d, bool (*beat)(void *data), void *data
 
     if (!d)
         return true;
+    keep_from_forks(start);
     d->lane = sd_store_lane(d->server->store, d->server->loops + 1);
     sd_store_disk(d->server->store, &disk);
     if (disk.served || !is_all_zeros(disk.id))

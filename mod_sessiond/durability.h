@@ -29,7 +29,7 @@ sd_durability_t *sd_durability_create(sd_server_t *server, bool *failed);
 /* Before anybody is served, with the store entered: a store that has never served
  * gets what the disk has, which may take seconds; `beat` is called meanwhile.
  * False: it was told to stop, by `beat`. */
-bool sd_durability_load(sd_durability_t *d, bool (*beat)(void *data), void *data);
+bool sd_durability_load(sd_durability_t *d, const sd_start_t *start, bool (*beat)(void *data), void *data);
 
 /* The thread. False: it could not be started; the log says so, and that nothing is
  * written to disk. */
@@ -62,9 +62,10 @@ static inline sd_durability_t *sd_durability_create(sd_server_t *server, bool *f
     *failed = false;
     return NULL;
 }
-static inline bool sd_durability_load(sd_durability_t *d, bool (*beat)(void *data), void *data)
+static inline bool sd_durability_load(sd_durability_t *d, const sd_start_t *start, bool (*beat)(void *data), void *data)
 {
     (void)d;
+    (void)start;
     (void)beat;
     (void)data;
     return true;

@@ -453,7 +453,7 @@ static void begin(const sd_start_t *start, sd_server_t *server, sd_takeover_t *t
     }
     for (i = 0; i < server->loops; i++)
         sd_loop_prepare(server->loop[i]);
-    if (!sd_durability_load(server->durability, beat_while_loading, loading))
+    if (!sd_durability_load(server->durability, start, beat_while_loading, loading))
         leave(start, SD_EXIT_OK);
     sd_store_serve(server->store);
     entered = sd_clock_us();

@@ -12,8 +12,14 @@
  *  - an expired item may leave without a trace only if the disk knows that it
  *    expires then. One that was touched or replaced in this very round does not:
  *    an older version there may have longer to live;
- *  - there may be no block left for a tombstone. Then the header notes that marks
- *    do not tell everything any more, and all is to be written anew.
+ *  - the threads' clocks are not one: what has just expired for one of them is
+ *    touched by another. So as long as it stands in the index it is told as it is,
+ *    and is dead on disk by its expiry;
+ *  - a bucket that is empty may have a value on its way in, which has its round
+ *    already: so each is looked at under its shard's lock;
+ *  - there may be no block left for a tombstone, or it would be all that an
+ *    eviction gains. Then the header notes that marks do not tell everything any
+ *    more, and all is to be written anew.
  *
  * Locks: a queue's lock comes after the shard's.
  */
@@ -408,8 +414,6 @@ static void look_into(sd_store_t *s, uint32_t bucket, uint64_t now)
     uint32_t shard = sd_shard_of(s, bucket), block;
 
     c->found_count = c->found_at = 0;
-    if (atomic_load_explicit(&s->buckets[bucket], memory_order_relaxed) == 0)
-        return; /* what changed here has gone, without a need to tell */
     sd_shard_lock(s, shard);
     for (block = atomic_load(&s->buckets[bucket]); block != 0; block = sd_item(s, block)->next) {
         const sd_item_t *item = sd_item(s, block);

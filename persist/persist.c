@@ -101,7 +101,7 @@ static sd_persist_status_t once(sd_packer_t *p, sd_round_result_t *result)
     version = sd_store_version(sd_lane_store(p->lane));
     round = sd_changes_begin(p->lane, is_anew(o));
     status = pack_changes(p, result);
-    if (status == SD_PERSIST_OK && !sd_changes_are_complete(p->lane))
+    if (status == SD_PERSIST_OK && !sd_changes_are_complete(sd_lane_store(p->lane)))
         status = sd_persist_says(SD_PERSIST_FAILED, p->reason,
                                  "a value has too many readers to be written, or there is no memory for it");
     if (status == SD_PERSIST_OK && (p->all_records > 0 || cleaning.first != j->state.first || is_anew(o)))

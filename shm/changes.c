@@ -442,11 +442,6 @@ bool sd_changes_next(sd_lane_t *lane, uint64_t now, sd_change_t *change)
     return true;
 }
 
-bool sd_changes_are_complete(const sd_lane_t *lane)
-{
-    return !lane->store->changes->incomplete;
-}
-
 /* A tombstone that the disk knows of goes; one that has been made since stays. */
 static void clear_graves(sd_lane_t *lane, uint32_t bucket)
 {
@@ -471,15 +466,23 @@ static void clear_graves(sd_lane_t *lane, uint32_t bucket)
     sd_shard_unlock(s, shard);
 }
 
-void sd_changes_settle(sd_lane_t *lane)
+bool sd_changes_are_complete(const sd_store_t *s)
+{
+    const sd_changes_t *c = s->changes;
+
+    return !c->incomplete && c->found_at == c->found_count
+           && (c->scanning ? c->at > s->bucket_mask : c->at == c->pending_count);
+}
+
+bool sd_changes_settle(sd_lane_t *lane)
 {
     sd_store_t *s = lane->store;
     sd_changes_t *c = s->changes;
     uint32_t i, mending = SD_ASTRAY_MENDING;
 
-    if (c->incomplete) {
+    if (!sd_changes_are_complete(s)) {
         sd_changes_undo(lane);
-        return;
+        return false;
     }
     SD_KILL_POINT("changes_settle: on disk, not noted");
     atomic_store(&s->header->settled, c->round);
@@ -518,3 +521,4 @@ bool sd_changes_are_there(const sd_store_t *s)
             return true;
     return false;
 }
+    return true;

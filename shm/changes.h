@@ -42,12 +42,14 @@ typedef struct sd_change {
 uint32_t sd_changes_begin(sd_lane_t *lane, bool everything);
 /* The next change. False: that was all. */
 bool sd_changes_next(sd_lane_t *lane, uint64_t now, sd_change_t *change);
-/* After sd_changes_next has said no: false, if something could not be given (too
- * many readers of it, no memory). Then the round must be undone. */
-bool sd_changes_are_complete(const sd_lane_t *lane);
-/* All of the round is on disk: tombstones go. */
-void sd_changes_settle(sd_lane_t *lane);
-/* It is not: what it had belongs to the next round. At any time within a round. */
+/* When next has said no, and before the round is declared whole on disk: could all
+ * of it be given? If not (no memory, or too many readers of a value) undo it. */
+bool sd_changes_are_complete(const sd_store_t *store);
+/* All of the round is on disk: tombstones go. False: it is not complete, and was
+ * undone instead. */
+bool sd_changes_settle(sd_lane_t *lane);
+/* It is not: what it had belongs to the next round. At any time within a round; a
+ * round that runs must not outlive its process's detach or hand-over. */
 void sd_changes_undo(sd_lane_t *lane);
 /* Is there something to write? From any thread; may be a moment old. */
 bool sd_changes_are_there(const sd_store_t *store);

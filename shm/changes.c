@@ -27,6 +27,12 @@
 
 #include "internal.h"
 
+/* ms. No thread's clock is as far behind another's: one that stands still for half
+ * as long is taken for hanging. */
+#define SD_CLOCKS_APART 60000u
+/* So many small values in a row may be evicted for tombstones of their own size. */
+#define SD_EVICTED_IN_VAIN 16u
+
 struct sd_changes {
     sd_change_queue_t queue[SD_LANES_MAX];
     _Atomic uint32_t graves; /* tombstones in all */
@@ -356,13 +362,13 @@ static void remember_grave(sd_changes_t *c, uint32_t bucket)
 /* What is to be told of an item; 0 = nothing. */
 static sd_change_kind_t kind_of(const sd_store_t *s, const sd_item_t *item, bool everything, uint64_t now)
 {
-    bool live = !sd_item_is_gone(item) && item->expiry > now;
+    bool over = sd_item_is_gone(item) || (item->expiry < now && now - item->expiry > SD_CLOCKS_APART);
 
     if (everything)
-        return live ? SD_CHANGE_VALUE : 0;
+        return over ? 0 : SD_CHANGE_VALUE;
     if (!is_unsettled(s, item))
         return 0;
-    if (!live)
+    if (over)
         return SD_CHANGE_REMOVED;
     return item->marks & SD_MARK_EXPIRY ? SD_CHANGE_EXPIRY : SD_CHANGE_VALUE;
 }

@@ -25,6 +25,8 @@ typedef enum {
     SD_CHANGE_VALUE = 1, /* stored, or stored anew */
     SD_CHANGE_EXPIRY,    /* touched: the value of this version is on disk */
     SD_CHANGE_REMOVED    /* deleted, evicted or expired: no version up to this one is to come back */
+    /* What expired within the last minute may be told as a value or an expiry, too:
+     * other threads' clocks may be behind, and find it alive. */
 } sd_change_kind_t;
 
 typedef struct sd_change {
@@ -37,8 +39,9 @@ typedef struct sd_change {
 } sd_change_t;
 
 /* Begins a round: all that has changed until now belongs to it. Returns its
- * number, which is never 0. `everything`: every live value, changed or not, and
- * nothing that is gone, for a disk that has none of it. */
+ * number, which is never 0. `everything`: every value, changed or not, and
+ * nothing that is gone, for a disk that has none of it. While the disk is astray
+ * only such a round is of use. */
 uint32_t sd_changes_begin(sd_lane_t *lane, bool everything);
 /* The next change. False: that was all. */
 bool sd_changes_next(sd_lane_t *lane, uint64_t now, sd_change_t *change);

@@ -53,11 +53,6 @@ struct sd_changes {
     uint32_t found_count, found_room, found_at;
 };
 
-static bool is_newer(uint32_t round, uint32_t than)
-{
-    return (int32_t)(round - than) > 0;
-}
-
 static uint32_t settled_round(const sd_store_t *s)
 {
     return atomic_load_explicit(&s->header->settled, memory_order_relaxed);
@@ -65,7 +60,7 @@ static uint32_t settled_round(const sd_store_t *s)
 
 static bool is_unsettled(const sd_store_t *s, const sd_item_t *item)
 {
-    return item->changed != 0 && is_newer(item->changed, settled_round(s));
+    return item->changed != 0 && sd_round_is_newer(item->changed, settled_round(s));
 }
 
 /* True: there is room for one more in an array of `size`d elements. */
@@ -142,6 +137,23 @@ void sd_changes_enter(sd_store_t *s)
 
 static void queue_bucket(const sd_store_t *s, sd_change_queue_t *q, uint32_t bucket)
 {
+void sd_changes_go_astray(sd_store_t *s)
+{
+    if (s->changes)
+        atomic_store(&s->header->astray, SD_ASTRAY);
+}
+
+void sd_changes_recount(sd_store_t *s, uint32_t more)
+{
+    if (s->changes)
+        atomic_fetch_add(&s->changes->graves, more);
+}
+
+bool sd_changes_count_is(const sd_store_t *s, uint32_t graves)
+{
+    return !s->changes || atomic_load(&s->changes->graves) == graves;
+}
+
     uint32_t count = atomic_load_explicit(&q->count, memory_order_relaxed);
 
     if (q->lost)
@@ -253,7 +265,7 @@ void sd_change_remove(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t
     }
     tombstone = make_tombstone(lane, bucket, block);
     if (tombstone == 0) {
-        atomic_store(&s->header->astray, SD_ASTRAY);
+        sd_changes_go_astray(s);
         SD_KILL_POINT("change_remove: noted that the disk goes astray");
         sd_index_remove(s, bucket, link, block);
         return;
@@ -261,7 +273,25 @@ void sd_change_remove(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t
     sd_index_replace(s, link, block, tombstone);
     SD_KILL_POINT("change_remove: the tombstone stands, and is not counted");
     sd_shard_set_gone(s, shard, sd_shard_gone(s, shard) + 1);
-    atomic_fetch_add(&s->changes->graves, 1);
+    sd_changes_recount(s, 1);
+}
+
+void sd_change_evict(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t block)
+{
+    sd_store_t *s = lane->store;
+    const sd_item_t *item = sd_item(s, block);
+
+    if (s->changes && atomic_load(&s->header->astray) != SD_ASTRAY
+        && sd_item_blocks(item->key_len, item->data_len) == sd_item_blocks(item->key_len, 0)) {
+        if (++lane->in_vain > SD_EVICTED_IN_VAIN) {
+            sd_changes_go_astray(s);
+            SD_KILL_POINT("change_evict: noted that the disk goes astray");
+            lane->in_vain = 0;
+        }
+    }
+    else
+        lane->in_vain = 0;
+    sd_change_remove(lane, bucket, link, block, true);
 }
 
 /* ---- rounds ---- */

@@ -23,7 +23,10 @@ static void drop(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t bloc
 {
     sd_store_t *s = lane->store;
 
-    sd_change_remove(lane, bucket, link, block, live);
+    if (live)
+        sd_change_evict(lane, bucket, link, block);
+    else
+        sd_change_remove(lane, bucket, link, block, false);
     SD_KILL_POINT("drop: removed, not detached");
     sd_count_sub(lane->counters, sessions, 1);
     if (sd_index_detach(s, block))

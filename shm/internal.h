@@ -3,8 +3,10 @@
  * internal.h: what the files of shm/ share and nobody else sees: the handle of
  * one process on the segment, and the calls between the topics.
  *
- * Lock order: shard lock, then pool lock. Never two shard locks at once,
- * except in sd_store_check, which takes none and wants the store to itself.
+ * Lock order: shard lock, then pool lock, or the lock of one queue of changes.
+ * Never two shard locks at once, except in sd_store_check, which takes none and
+ * wants the store to itself. All queues' locks at once, in their order, are taken
+ * by sd_changes_begin, which holds no other.
  * Locks and reader counts are in this process's heap: a death forgets them.
  */
 #ifndef SD_INTERNAL_H
@@ -37,6 +39,7 @@ struct sd_lane {
     sd_counters_t *counters;
     uint32_t number;
     uint32_t sweep_shard; /* where this lane's sweep goes on */
+    uint32_t in_vain;     /* evictions in a row that gave no memory: sd_change_evict */
 };
 
 enum { SD_REPAIR_NONE = 0, SD_REPAIR_FREE, SD_REPAIR_INDEX, SD_REPAIR_ORPHANS };
@@ -171,6 +174,11 @@ static inline bool sd_item_is_gone(const sd_item_t *item)
     return (item->marks & SD_MARK_GONE) != 0;
 }
 
+static inline bool sd_round_is_newer(uint32_t round, uint32_t than)
+{
+    return (int32_t)(round - than) > 0;
+}
+
 static inline void sd_shard_set_items(sd_store_t *s, uint32_t shard, uint32_t items)
 {
     atomic_store_explicit(&s->shards[shard].items, items, memory_order_relaxed);
@@ -236,8 +244,18 @@ void sd_change_touched(sd_lane_t *lane, uint32_t bucket, uint32_t block);
 /* Takes an item out of the index, leaving a tombstone where the disk has to be
  * told. `live`: it was not expired. The caller detaches it. */
 void sd_change_remove(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t block, bool live);
+/* The same for a live item whose memory is wanted: may do without the tombstone,
+ * and have the disk go astray, where tombstones would eat up all that it gains. */
+void sd_change_evict(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t block);
 /* A tombstone has been replaced by an item. */
 void sd_change_revived(sd_store_t *s, uint32_t bucket);
+/* Takes a tombstone out of the index and frees it. */
+void sd_change_bury(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t block);
+/* Something went that no mark tells of. */
+void sd_changes_go_astray(sd_store_t *s);
+/* So many tombstones more, or a shard's count of them was wrong by so many. */
+void sd_changes_recount(sd_store_t *s, uint32_t more);
+bool sd_changes_count_is(const sd_store_t *s, uint32_t graves); /* true where nobody counts */
 
 /* ---- expiry.c ---- */
 /* Makes room when no block is left: expired values first, then, if the store

@@ -35,7 +35,7 @@
 
 struct sd_changes {
     sd_change_queue_t queue[SD_LANES_MAX];
-    _Atomic uint32_t graves; /* tombstones in all */
+    _Atomic uint32_t graves; /* tombstones in all; below 0 where deaths left counts wrong */
     _Atomic bool scan;       /* the next round looks at every bucket */
 
     /* the round; of the one thread that makes rounds */
@@ -117,10 +117,14 @@ void sd_changes_enter(sd_store_t *s)
     uint32_t i, graves = 0;
 
     if (!s->changes) {
-        /* whatever changes from now on leaves no mark */
+        /* Whatever changes from now on leaves no mark. The round stays, since items
+         * have its number, and a later process goes on from it. Tombstones go with
+         * the next sweep: no round will take them away. */
         if (memcmp(h->disk_id, none, sizeof none) != 0)
             atomic_store(&h->astray, SD_ASTRAY);
-        h->round = 0;
+        for (i = 0; i < s->shard_count; i++)
+            if (sd_shard_gone(s, i) != 0)
+                atomic_store(&s->shards[i].min_expiry, 0);
         return;
     }
     if (h->round == 0) {
@@ -214,8 +218,18 @@ void sd_change_revived(sd_store_t *s, uint32_t bucket)
 
     SD_KILL_POINT("change_revived: the tombstone is still counted");
     sd_shard_set_gone(s, shard, sd_shard_gone(s, shard) - 1);
-    if (s->changes)
-        atomic_fetch_sub(&s->changes->graves, 1);
+    sd_changes_recount(s, (uint32_t)-1);
+}
+
+void sd_change_bury(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t block)
+{
+    sd_store_t *s = lane->store;
+
+    sd_index_remove(s, bucket, link, block);
+    SD_KILL_POINT("change_bury: unreachable, still counted as a tombstone");
+    sd_change_revived(s, bucket);
+    if (sd_index_detach(s, block))
+        sd_blocks_free(lane, block);
 }
 
 /* A chain of one or two blocks with the key of an item and nothing else. 0: there
@@ -229,7 +243,8 @@ static uint32_t make_tombstone(sd_lane_t *lane, uint32_t bucket, uint32_t block)
     uint32_t room = SD_BLOCK_BYTES - (uint32_t)sizeof *item;
     sd_item_t *made;
 
-    if (atomic_load(&s->changes->graves) > s->block_count / 16 || (head = sd_blocks_take(lane, true)) == 0)
+    if ((int32_t)atomic_load(&s->changes->graves) > (int32_t)(s->block_count / 16)
+        || (head = sd_blocks_take(lane, true)) == 0)
         return 0;
     if (key_len > room && (second = sd_blocks_take(lane, true)) == 0) {
         sd_blocks_free(lane, head);
@@ -493,11 +508,7 @@ static void clear_graves(sd_lane_t *lane, uint32_t bucket)
             link = &item->next;
             continue;
         }
-        sd_index_remove(s, bucket, link, block);
-        SD_KILL_POINT("clear_graves: unreachable, still counted as a tombstone");
-        sd_change_revived(s, bucket);
-        if (sd_index_detach(s, block))
-            sd_blocks_free(lane, block);
+        sd_change_bury(lane, bucket, link, block);
     }
     sd_shard_unlock(s, shard);
 }

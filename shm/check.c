@@ -117,7 +117,7 @@ static const char *check_totals(walk_t *w)
 {
     const sd_store_t *s = w->s;
     uint64_t unowned = 0, items = 0, counted = 0, used = 0;
-    uint32_t i;
+    uint32_t gone = 0, i;
 
     for (i = 1; i < s->header->fresh; i++)
         unowned += w->owner[i] == NOBODY;
@@ -126,12 +126,16 @@ static const char *check_totals(walk_t *w)
         return NULL; /* what it has not found yet has no owner */
     if (unowned != (uint64_t)atomic_load(&s->incoming) + atomic_load(&s->detached) + s->unadopted)
         return "blocks are lost: neither free nor in a value";
-    for (i = 0; i < s->shard_count; i++)
+    for (i = 0; i < s->shard_count; i++) {
+        gone += sd_shard_gone(s, i);
         items += sd_shard_items(s, i) - sd_shard_gone(s, i);
+    }
     for (i = 0; i < s->lane_count; i++) {
         counted += atomic_load(&s->lanes[i].counters->sessions);
         used += atomic_load(&s->lanes[i].counters->blocks_used);
     }
+    if (!sd_changes_count_is(s, gone))
+        return "the count of all tombstones is not that of the shards";
     *w->where = counted;
     if (counted != items)
         return "the sessions counter is not the number of items";

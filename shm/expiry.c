@@ -34,12 +34,12 @@ static void drop(sd_lane_t *lane, uint32_t bucket, uint32_t *link, uint32_t bloc
     SD_KILL_POINT("drop: freed, the shard's lock is held");
 }
 
-/* Removes what has expired in a shard and makes its bound exact. Returns how
- * many items went. */
+/* Removes what has expired in a shard, and tombstones that no round will take away,
+ * and makes its bound exact. Returns how many of both went. */
 static uint32_t expire_shard(sd_lane_t *lane, uint32_t shard, uint64_t now)
 {
     sd_store_t *s = lane->store;
-    uint32_t first = shard << s->shard_shift, bucket, block, gone = 0;
+    uint32_t first = shard << s->shard_shift, bucket, block, gone = 0, buried = 0;
     uint64_t min = UINT64_MAX;
 
     sd_shard_lock(s, shard);
@@ -49,6 +49,11 @@ static uint32_t expire_shard(sd_lane_t *lane, uint32_t shard, uint64_t now)
         while ((block = *link) != 0) {
             sd_item_t *item = sd_item(s, block);
 
+            if (!s->changes && sd_item_is_gone(item)) {
+                sd_change_bury(lane, bucket, link, block);
+                buried++;
+                continue;
+            }
             if (item->expiry <= now) {
                 drop(lane, bucket, link, block, false);
                 gone++;
@@ -64,7 +69,7 @@ static uint32_t expire_shard(sd_lane_t *lane, uint32_t shard, uint64_t now)
     SD_KILL_POINT("expire_shard: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
     sd_count_add(lane->counters, expired, gone);
-    return gone;
+    return gone + buried;
 }
 
 static bool is_due(const sd_store_t *s, uint32_t shard, uint64_t now)

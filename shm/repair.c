@@ -231,6 +231,7 @@ static void repair_shard(sd_lane_t *lane, uint32_t shard)
     sd_shard_set_gone(s, shard, gone);
     SD_KILL_POINT("repair_shard: counted, the bound is old");
     atomic_store_explicit(&s->shards[shard].min_expiry, min, memory_order_relaxed);
+    sd_changes_recount(s, gone - sd_shard_gone(s, shard));
     SD_KILL_POINT("repair_shard: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
 }

@@ -254,7 +254,7 @@ static uint32_t make_tombstone(sd_lane_t *lane, uint32_t bucket, uint32_t block)
     made = sd_item(s, head);
     memset(made, 0, sizeof *made);
     made->hash = item->hash;
-    made->version = item->version;
+    made->version = atomic_fetch_add(&s->header->version, 1) + 1; /* repair.c tells by it whose it is */
     made->expiry = UINT64_MAX;
     made->key_len = (uint8_t)key_len;
     made->magic = SD_ITEM_MAGIC;

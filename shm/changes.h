@@ -33,7 +33,7 @@ typedef struct sd_change {
     sd_change_kind_t kind;
     uint8_t key_len;
     unsigned char key[SD_KEY_MAX];
-    uint64_t version;
+    uint64_t version; /* REMOVED: given out when it went */
     uint64_t expiry; /* ms of the store's clock; REMOVED: 0 */
     sd_ref_t value;  /* VALUE: whoever got it releases it; else no reference */
 } sd_change_t;

@@ -122,7 +122,8 @@ void sd_repair_keep(sd_store_t *s, uint32_t block)
 /* Is this item what store.c would have published in this bucket? All blocks of
  * an item of this process carry the present tag, and none of an old one that is
  * met for the first time: so a chain that leads into blocks of another item,
- * newer or already met, is found. (Not where a death has left some of this very
+ * newer or already met, is found. So a tombstone has a version of its own, and
+ * nothing is loaded from disk, with versions of another time, beside this. (Not where a death has left some of this very
  * tag behind: see sd_repair_begin.) */
 static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
 {
@@ -150,6 +151,8 @@ static bool item_is_sound(const sd_store_t *s, uint32_t bucket, uint32_t block)
     }
     if (n != want
         || (present != (item->version > s->repair.version ? n : 0) && !s->repair.again))
+        return false;
+    if (sd_item_is_gone(item) && (item->data_len != 0 || item->expiry != UINT64_MAX))
         return false;
     hash = sd_hash(s, key, sd_item_key_copy(s, block, key));
     return item->hash == (uint32_t)hash && sd_bucket_of(s, hash) == bucket;
@@ -185,6 +188,7 @@ static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min, u
             break;
         }
         if (block > s->block_count || comes_back(s, first, link)) { /* the rest is lost */
+            sd_changes_go_astray(s);
             __atomic_store_n(link, 0, __ATOMIC_RELEASE);
             SD_KILL_POINT("repair_bucket: a list is cut");
             sd_count(lane->counters, repaired_items);
@@ -192,8 +196,7 @@ static uint32_t repair_bucket(sd_lane_t *lane, uint32_t bucket, uint64_t *min, u
         }
         item = sd_item(s, block);
         if (!item_is_sound(s, bucket, block)) {
-            if (s->changes) /* the disk has it, or an older one */
-                atomic_store(&s->header->astray, SD_ASTRAY);
+            sd_changes_go_astray(s); /* the disk has it, or an older one */
             __atomic_store_n(link, item->next, __ATOMIC_RELEASE);
             SD_KILL_POINT("repair_bucket: a damaged item is dropped");
             sd_count(lane->counters, repaired_items);
@@ -228,10 +231,12 @@ static void repair_shard(sd_lane_t *lane, uint32_t shard)
     SD_KILL_POINT("repair_shard: tagged, the count is old");
     sd_shard_set_items(s, shard, items);
     SD_KILL_POINT("repair_shard: counted, the count of tombstones is old");
+    sd_changes_recount(s, gone - sd_shard_gone(s, shard));
     sd_shard_set_gone(s, shard, gone);
+    if (!s->changes && gone > 0)
+        min = 0; /* for the sweep: changes.c, sd_changes_enter */
     SD_KILL_POINT("repair_shard: counted, the bound is old");
     atomic_store_explicit(&s->shards[shard].min_expiry, min, memory_order_relaxed);
-    sd_changes_recount(s, gone - sd_shard_gone(s, shard));
     SD_KILL_POINT("repair_shard: bound is new, the shard's lock is held");
     sd_shard_unlock(s, shard);
 }

@@ -71,7 +71,7 @@ typedef struct sd_disk {
 
 void sd_store_disk(const sd_store_t *store, sd_disk_t *disk);
 /* From now on the segment belongs to this disk. Between rounds. `settled`: it has
- * all up to this round. */
+ * all up to this round. If that is less than the last one had, it is astray. */
 void sd_store_pair(sd_store_t *store, const unsigned char id[SD_DISK_ID_BYTES], uint32_t settled);
 /* ... or nothing, or nobody knows what: it is astray until a round of everything is
  * settled. */
@@ -83,7 +83,9 @@ void sd_store_serve(sd_store_t *store);
 
 /* Publishes a value from disk, under the version that it had, as unchanged. While
  * the segment has not served. SD_CONFLICT: there is that version or a later one;
- * the caller still has the chain. */
+ * SD_INVALID: no store gives out such a version. The caller still has the chain.
+ * Where the last process died over the same work, the repair is made first, to its
+ * end: from one thread, and not beside sd_store_repair. */
 sd_status_t sd_store_restore(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry, uint64_t version,
                              uint64_t now);
 /* The last version given out; and no version up to this one will be given out. */

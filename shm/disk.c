@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * disk.c: which disk belongs to the segment, and how far it is behind; the end of
- * versions. Plain words of the header, each of them one store, so that a death
- * leaves what was or what is.
+ * versions. What is hard: a death between two stores must not leave the number of
+ * one disk beside the name of another. A name that is half written is nobody's.
  */
 #include "internal.h"
 
@@ -22,9 +22,17 @@ void sd_store_pair(sd_store_t *s, const unsigned char id[SD_DISK_ID_BYTES], uint
 {
     sd_header_t *h = s->header;
 
-    if (h->round != 0 && (int32_t)(h->round - settled) <= 0)
+    /* marks of what has been settled since, and tombstones, are gone */
+    if (sd_round_is_newer(atomic_load(&h->settled), settled))
+        atomic_store(&h->astray, SD_ASTRAY);
+    if (memcmp(h->disk_id, id, sizeof h->disk_id) != 0)
+        memset(h->disk_id, 0, sizeof h->disk_id);
+    SD_KILL_POINT("store_pair: of no disk, or the same");
+    if (h->round != 0 && !sd_round_is_newer(h->round, settled))
         h->round = settled + 1 != 0 ? settled + 1 : 1;
+    SD_KILL_POINT("store_pair: the last round on disk is old");
     atomic_store(&h->settled, settled);
+    SD_KILL_POINT("store_pair: the disk has no name");
     memcpy(h->disk_id, id, sizeof h->disk_id);
 }
 
@@ -33,6 +41,7 @@ void sd_store_pair_anew(sd_store_t *s, const unsigned char id[SD_DISK_ID_BYTES])
     sd_header_t *h = s->header;
 
     atomic_store(&h->astray, SD_ASTRAY);
+    SD_KILL_POINT("store_pair_anew: astray, of the old disk");
     memcpy(h->disk_id, id, sizeof h->disk_id);
 }
 

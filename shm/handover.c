@@ -203,6 +203,7 @@ sd_status_t sd_ref_adopt(sd_lane_t *lane, const sd_ref_state_t *state, sd_ref_t 
     n = sd_item_blocks(item->key_len, state->data_len);
     known = atomic_load(pins) & SD_PIN_DETACHED;
     if (state->left > state->data_len || state->version == 0 || item->version != state->version
+        || sd_item_is_gone(item)
         || state->version > atomic_load(&s->header->version) || item->data_len != state->data_len
         || !is_whole(s, state->head, n, known || s->repair.phase == SD_REPAIR_NONE)
         || !is_head(s, state->head, &hash))

@@ -139,9 +139,12 @@ sd_status_t sd_store_restore(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry
     sd_item_t *item = sd_item(s, chain->head);
     unsigned char key[SD_KEY_MAX];
     uint32_t key_len = sd_item_key_copy(s, chain->head, key);
-    bool free_old = false;
+    bool free_old = false, was_gone = false;
 
-    (void)now;
+    if (version == 0 || version > INT64_MAX / 2)
+        return SD_INVALID; /* with a version beyond that nobody could attach again */
+    while (atomic_load(&s->repairing)) /* it knows its own values by their versions */
+        sd_store_repair(lane, now);
     cut_spare(lane, chain);
     item->data_len = chain->data_len;
     item->expiry = expiry;
@@ -155,19 +158,18 @@ sd_status_t sd_store_restore(sd_lane_t *lane, sd_chain_t *chain, uint64_t expiry
         return SD_CONFLICT;
     }
     if (old != 0) {
-        bool was_gone = sd_item_is_gone(sd_item(s, old));
-
+        was_gone = sd_item_is_gone(sd_item(s, old));
         sd_index_replace(s, link, old, chain->head);
         if (was_gone)
             sd_change_revived(s, bucket);
         free_old = sd_index_detach(s, old);
     }
-    else {
+    else
         sd_index_insert(s, bucket, chain->head);
-        sd_count(lane->counters, sessions);
-    }
     sd_expiry_note(s, shard, expiry);
     sd_shard_unlock(s, shard);
+    if (old == 0 || was_gone)
+        sd_count(lane->counters, sessions);
     if (free_old)
         sd_blocks_free(lane, old);
     atomic_fetch_sub_explicit(&s->incoming, chain->blocks, memory_order_relaxed);

@@ -39,7 +39,7 @@ struct sd_changes {
     _Atomic bool scan;       /* the next round looks at every bucket */
 
     /* the round; of the one thread that makes rounds */
-    uint32_t round;
+    _Alignas(64) uint32_t round;
     bool everything, scanning;
     bool incomplete;         /* something could not be given */
     uint32_t *pending;       /* buckets to look at */
@@ -137,10 +137,6 @@ void sd_changes_enter(sd_store_t *s)
     atomic_store(&s->changes->scan, true); /* what the last process knew went with it */
 }
 
-/* ---- noting ---- */
-
-static void queue_bucket(const sd_store_t *s, sd_change_queue_t *q, uint32_t bucket)
-{
 void sd_changes_go_astray(sd_store_t *s)
 {
     if (s->changes)
@@ -158,6 +154,10 @@ bool sd_changes_count_is(const sd_store_t *s, uint32_t graves)
     return !s->changes || atomic_load(&s->changes->graves) == graves;
 }
 
+/* ---- noting ---- */
+
+static void queue_bucket(const sd_store_t *s, sd_change_queue_t *q, uint32_t bucket)
+{
     uint32_t count = atomic_load_explicit(&q->count, memory_order_relaxed);
 
     if (q->lost)
@@ -543,6 +543,7 @@ bool sd_changes_settle(sd_lane_t *lane)
     if (c->graves_lost)
         atomic_store(&c->scan, true);
     c->grave_count = 0;
+    return true;
 }
 
 void sd_changes_undo(sd_lane_t *lane)
@@ -568,4 +569,3 @@ bool sd_changes_are_there(const sd_store_t *s)
             return true;
     return false;
 }
-    return true;

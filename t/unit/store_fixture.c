@@ -98,6 +98,7 @@ void store_die(sd_store_t **store)
     for (i = 0; i < SD_LOCKS; i++)
         pthread_mutex_destroy(&s->locks[i].mutex);
     pthread_mutex_destroy(&s->pool_lock);
+    sd_changes_destroy(s);
     free(s->adopted);
     free(s->locks);
     free(s->pins);
@@ -317,12 +318,31 @@ uint32_t fill_up(fixture_t *f, uint32_t first, uint64_t expiry)
     }
 }
 
+static uint32_t block_of(const fixture_t *f, const test_key_t *key, bool gone)
+{
+    uint32_t *link, block = sd_index_find(f->store, sd_hash(f->store, key->bytes, key->len),
+                                          key->bytes, key->len, &link);
+
+    return block != 0 && sd_item_is_gone(sd_item(f->store, block)) == gone ? block : 0;
+}
+
 uint32_t item_of(const fixture_t *f, const test_key_t *key)
 {
-    uint32_t *link;
+    return block_of(f, key, false);
+}
 
-    return sd_index_find(f->store, sd_hash(f->store, key->bytes, key->len), key->bytes, key->len,
-                         &link);
+uint32_t tombstone_of(const fixture_t *f, const test_key_t *key)
+{
+    return block_of(f, key, true);
+}
+
+uint32_t tombstones(const fixture_t *f)
+{
+    uint32_t n = 0, i;
+
+    for (i = 0; i < f->store->shard_count; i++)
+        n += sd_shard_gone(f->store, i);
+    return n;
 }
 
 uint32_t bucket_of_key(const fixture_t *f, const test_key_t *key)

@@ -101,6 +101,8 @@ uint32_t fill_up(fixture_t *f, uint32_t first, uint64_t expiry);
 
 /* Where an item stands, for tests that look at or damage the segment. */
 uint32_t item_of(const fixture_t *f, const test_key_t *key);
+uint32_t tombstone_of(const fixture_t *f, const test_key_t *key);
+uint32_t tombstones(const fixture_t *f); /* as the shards count them */
 uint32_t bucket_of_key(const fixture_t *f, const test_key_t *key);
 
 /* A key whose item stands in shard `shard`, from number *n on, which moves on. */

@@ -2,8 +2,9 @@
  *
  * kill_scenes.c: see the header. What is hard is to come by every point in few
  * operations: so there is a store that is full, one that evicts, one that is
- * damaged, and two whose repair has to be made before they serve. In each the
- * store is handed over twice: soon, alone, and at the end.
+ * damaged, and two whose repair has to be made before they serve; and most of
+ * them again with a disk that is written to. In each the store is handed over
+ * twice: soon, alone, and at the end.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -15,7 +16,7 @@
 #include "kill_points.h"
 #include "kill_scenes.h"
 
-enum { OPERATIONS = 240, REPAIR_EVERY = 20, HAND_OVER_AT = 30 };
+enum { OPERATIONS = 240, REPAIR_EVERY = 20, HAND_OVER_AT = 30, GIVE_EVERY = 3 };
 
 /* ---- the scenes ---- */
 
@@ -181,14 +182,60 @@ static void last_tag_again(kill_site_t *s)
     assert_true(site_live_and_die(s, 1, false));
 }
 
+/* Tombstones, and the disk knows of none. */
+static void leave_tombstones(kill_site_t *s, bool dies)
+{
+    uint32_t n;
+
+    crowd(s);
+    work(s, 300, !dies);
+    assert_null(disk_round(&s->ledger->disk, s->f.lane, s->f.now));
+    work(s, 100, !dies);
+    for (n = 0; n < 40; n++) {
+        test_key_t key = ledger_filler_key(s->ledger, --s->ledger->fillers);
+
+        assert_int_equal(delete_key(&s->f, &key), SD_OK);
+    }
+    if (dies)
+        fixture_die(&s->f);
+    else
+        fixture_detach(&s->f);
+}
+
+static void tombstones_after_an_orderly_end(kill_site_t *s)
+{
+    leave_tombstones(s, false);
+}
+
+static void tombstones_after_a_death(kill_site_t *s)
+{
+    leave_tombstones(s, true);
+}
+
+/* All of it on disk, and the memory lost. */
+static void not_loaded(kill_site_t *s)
+{
+    crowd(s);
+    assert_null(disk_round(&s->ledger->disk, s->f.lane, s->f.now));
+    fixture_detach(&s->f);
+    memset(s->f.map, 0, s->f.mapped);
+    fixture_format(&s->f);
+}
+
 const scene_t kill_scenes[] = {
-    { "after an orderly end", orderly_end, false, false },
-    { "after a death", death, false, false },
-    { "full", full, false, false },
-    { "evicting", evicting, true, false },
-    { "damaged", damaged, false, true },
-    { "with the last tag", last_tag, false, false },
-    { "with the last tag again", last_tag_again, false, false },
+    { "after an orderly end", orderly_end, false, false, false },
+    { "after a death", death, false, false, false },
+    { "full", full, false, false, false },
+    { "evicting", evicting, true, false, false },
+    { "damaged", damaged, false, true, false },
+    { "with the last tag", last_tag, false, false, false },
+    { "with the last tag again", last_tag_again, false, false, false },
+    { "written behind, after an orderly end", tombstones_after_an_orderly_end, false, false, true },
+    { "written behind, after a death", tombstones_after_a_death, false, false, true },
+    { "written behind, full", full, false, false, true },
+    { "written behind, evicting", evicting, true, false, true },
+    { "written behind, damaged", damaged, false, true, true },
+    { "written behind, not loaded", not_loaded, false, false, true },
 };
 const uint32_t kill_scene_count = sizeof kill_scenes / sizeof *kill_scenes;
 
@@ -198,9 +245,16 @@ void site_open(kill_site_t *s, const scene_t *scene)
     s->scene = scene;
     fixture_map(&s->f, MIB, 8);
     fixture_format(&s->f);
+    s->f.writes_behind = scene->writes_behind;
     fixture_attach(&s->f, LEDGER_WORKERS + 1, false);
     s->ledger = ledger_map();
+    s->ledger->has_disk = scene->writes_behind;
     kill_points_reset();
+    if (scene->writes_behind) {
+        disk_setup(&s->ledger->disk, "the disk");
+        sd_store_pair(s->f.store, s->ledger->disk.id, 0);
+        sd_store_serve(s->f.store);
+    }
     scene->prepare(s);
     s->base = malloc(s->f.mapped);
     assert_non_null(s->base);
@@ -244,8 +298,83 @@ static const char *attach(kill_site_t *s, bool takes_over)
     const char *reason;
 
     memset(s->f.counters, 0, sizeof s->f.counters);
-    sd_store_attach(&s->f.store, s->f.raw, s->f.size, &options, &reason);
+    if (sd_store_attach(&s->f.store, s->f.raw, s->f.size, &options, &reason) == SD_OK
+        && s->scene->writes_behind)
+        return ledger_meet_disk(s->ledger, sd_store_lane(s->f.store, LEDGER_WORKERS), s->f.now);
     return reason;
+}
+
+/* ---- rounds, in small steps between the operations ---- */
+
+typedef struct writer {
+    sd_lane_t *lane;
+    bool under_way;
+    uint32_t rounds;
+} writer_t;
+
+static void give_up_round(kill_site_t *s, writer_t *w)
+{
+    if (!w->under_way)
+        return;
+    disk_drop(&s->ledger->disk, s->ledger->disk.staged_count / 2);
+    sd_changes_undo(w->lane);
+    w->under_way = false;
+}
+
+/* In a store that is full: there is no block for this one's tombstone. The ledger
+ * knows the key, and not whether it has a value. */
+static void delete_without_a_block(kill_site_t *s, sd_lane_t *lane)
+{
+    test_key_t key = ledger_key(s->ledger, LEDGER_WORKERS * LEDGER_OWN + LEDGER_SHARED);
+    sd_chain_t all;
+
+    if (value_store(lane, &key, 1, 10, s->f.now + LEDGER_LIVE, SD_VERSION_ANY, s->f.now, NULL) != SD_OK
+        || sd_chain_open(lane, &all, key.bytes, key.len, s->f.now) != SD_OK)
+        return;
+    all.privileged = true;
+    while (sd_chain_reserve(lane, &all, all.space + 1, s->f.now) == SD_OK)
+        ;
+    sd_store_delete(lane, key.bytes, key.len, SD_VERSION_ANY, s->f.now);
+    sd_chain_discard(lane, &all);
+}
+
+/* Every fourth round comes to nothing, every seventh is of everything, and before
+ * the fifth and the tenth comes another disk. */
+static const char *write_behind(kill_site_t *s, writer_t *w)
+{
+    disk_t *d = &s->ledger->disk;
+    const char *wrong = NULL;
+    sd_change_t change;
+    sd_disk_t known;
+    uint32_t n;
+
+    if (!w->under_way) {
+        if (++w->rounds % 5 == 0) {
+            disk_setup(d, w->rounds % 2 ? "another disk" : "the disk");
+            sd_store_pair_anew(s->f.store, d->id);
+        }
+        if (s->ledger->tight && !s->scene->evict && w->rounds % 2 == 0)
+            delete_without_a_block(s, w->lane);
+        sd_store_disk(s->f.store, &known);
+        known.astray |= w->rounds % 7 == 0;
+        disk_begin(d, sd_changes_begin(w->lane, known.astray), known.astray);
+        w->under_way = true;
+        return NULL;
+    }
+    for (n = 0; n < 100 && !wrong; n++) {
+        if (sd_changes_next(w->lane, s->f.now, &change)) {
+            wrong = disk_write(d, w->lane, &change);
+            continue;
+        }
+        if (w->rounds % 4 == 3) {
+            give_up_round(s, w);
+            return NULL;
+        }
+        w->under_way = false;
+        wrong = disk_commit(d);
+        return wrong || sd_changes_settle(w->lane) ? wrong : "a round was not settled";
+    }
+    return wrong;
 }
 
 /* This worker holds a value that is no longer there, so that its blocks must be
@@ -295,13 +424,14 @@ const char *site_live(kill_site_t *s, uint64_t seed, bool company)
     ledger_worker_t w[LEDGER_WORKERS];
     company_t other = { .wrong = NULL };
     uint32_t mine = company ? LEDGER_WORKERS - 1 : LEDGER_WORKERS, i, n;
+    writer_t writer = { NULL, false, 0 };
     const char *wrong = NULL;
     pthread_t thread;
     sd_lane_t *keeper;
 
     if ((wrong = attach(s, false)))
         return wrong;
-    keeper = sd_store_lane(s->f.store, LEDGER_WORKERS);
+    keeper = writer.lane = sd_store_lane(s->f.store, LEDGER_WORKERS);
     while (s->scene->repair_first && sd_store_repair(keeper, s->f.now))
         ;
     for (i = 0; i < LEDGER_WORKERS; i++)
@@ -313,9 +443,12 @@ const char *site_live(kill_site_t *s, uint64_t seed, bool company)
     for (n = 0; n < OPERATIONS && !wrong; n++) {
         wrong = ledger_operate(&w[n % mine]);
         if (n == HAND_OVER_AT && !company && !wrong) {
+            give_up_round(s, &writer);
             wrong = hand_over(s, w); /* after a death the repair is not over yet */
-            keeper = sd_store_lane(s->f.store, LEDGER_WORKERS);
+            keeper = writer.lane = sd_store_lane(s->f.store, LEDGER_WORKERS);
         }
+        if (n % GIVE_EVERY == 0 && s->scene->writes_behind && !wrong)
+            wrong = write_behind(s, &writer);
         if (n % REPAIR_EVERY == 0 && !wrong)
             sd_store_repair(keeper, s->f.now);
     }
@@ -326,8 +459,10 @@ const char *site_live(kill_site_t *s, uint64_t seed, bool company)
         wrong = wrong ? wrong : other.wrong;
         w[mine] = other.w;
     }
-    if (!wrong)
+    if (!wrong) {
+        give_up_round(s, &writer);
         wrong = hand_over(s, w);
+    }
     if (wrong)
         return wrong;
     for (i = 0; i < LEDGER_WORKERS; i++)

@@ -17,6 +17,7 @@ typedef struct scene {
     void (*prepare)(kill_site_t *site); /* from an empty, attached store on; leaves it detached */
     bool evict;
     bool repair_first; /* damage can make a walk go round for ever until it is repaired */
+    bool writes_behind; /* to the ledger's disk */
 } scene_t;
 
 struct kill_site {

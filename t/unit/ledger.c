@@ -318,6 +318,48 @@ void ledger_let_go(ledger_worker_t *w)
     sd_chain_discard(w->lane, &w->open);
 }
 
+/* ---- the disk ---- */
+
+static const char *load_filler(ledger_t *l, sd_lane_t *lane, uint32_t n, uint64_t now)
+{
+    test_key_t key = ledger_filler_key(l, n);
+    const disk_record_t *r = disk_find(&l->disk, &key);
+    unsigned char bytes[LEDGER_FILLER_BYTES];
+    sd_chain_t chain;
+    sd_status_t status;
+
+    if (!disk_is_live(r, now))
+        return "a filler is not on disk";
+    value_fill(bytes, sizeof bytes, n);
+    status = sd_chain_open(lane, &chain, key.bytes, key.len, now);
+    if (status == SD_OK)
+        status = sd_chain_append(lane, &chain, bytes, sizeof bytes, now);
+    if (status == SD_OK)
+        status = sd_store_restore(lane, &chain, r->expiry, r->version, now);
+    if (status != SD_OK)
+        sd_chain_discard(lane, &chain);
+    return status == SD_OK || status == SD_CONFLICT ? NULL : "a value was not loaded";
+}
+
+const char *ledger_meet_disk(ledger_t *l, sd_lane_t *lane, uint64_t now)
+{
+    const char *wrong = NULL;
+    sd_disk_t known;
+    uint32_t n;
+
+    disk_recover(&l->disk);
+    sd_store_disk(lane->store, &known);
+    if (known.served || memcmp(known.id, l->disk.id, sizeof known.id) == 0)
+        disk_meet(&l->disk, lane->store);
+    else {
+        for (n = 0; n < l->fillers && !wrong; n++)
+            wrong = load_filler(l, lane, n, now);
+        sd_store_pair(lane->store, l->disk.id, l->disk.committed);
+    }
+    sd_store_serve(lane->store);
+    return wrong;
+}
+
 /* ---- the examination of what a dead process left ---- */
 
 static const char *examine_all(const fixture_t *f, const ledger_t *l)
@@ -371,23 +413,43 @@ static uint64_t account(const fixture_t *f, const ledger_t *l, uint64_t *items)
             used += sd_item_blocks(key.len, sd_item(f->store, block)->data_len);
             (*items)++;
         }
+        else if (tombstone_of(f, &key) != 0)
+            used += sd_item_blocks(key.len, 0);
     }
     return used;
 }
 
-void ledger_examine(fixture_t *f, const ledger_t *l)
+/* A round, in which all comes to the disk that the store has, whose values are
+ * examined by themselves. NULL, or what was wrong. */
+static const char *write_behind(fixture_t *f, ledger_t *l)
+{
+    sd_lane_t *lane = sd_store_lane(f->store, LEDGER_WORKERS);
+    const char *wrong = disk_round(&l->disk, lane, f->now);
+
+    return wrong ? wrong : disk_compare(&l->disk, lane, f->now);
+}
+
+void ledger_examine(fixture_t *f, ledger_t *l)
 {
     uint64_t used, items;
-    uint32_t steps = 0;
-    const char *wrong;
+    uint32_t steps = 0, when = (uint32_t)(atomic_load(&l->operations) % 5);
+    const char *wrong = NULL;
 
     f->now = 1000000;
     memset(f->counters, 0, sizeof f->counters);
+    f->writes_behind = l->has_disk;
     fixture_attach(f, LEDGER_WORKERS + 1, false);
     if (l->damaged == 0)
         assert_clean(f->store);
+    if (l->has_disk)
+        assert_null(ledger_meet_disk(l, sd_store_lane(f->store, LEDGER_WORKERS), f->now));
+    if (l->damaged == 0)
+        assert_clean(f->store);
     do {
-        wrong = examine_all(f, l);
+        if (l->has_disk && steps == when && l->damaged == 0)
+            wrong = write_behind(f, l); /* before an expired value is found out */
+        if (!wrong)
+            wrong = examine_all(f, l);
         if (!wrong)
             wrong = serve(f, l, steps);
         if (wrong)
@@ -396,9 +458,13 @@ void ledger_examine(fixture_t *f, const ledger_t *l)
     } while (sd_store_repair(f->lane, f->now));
     assert_clean(f->store);
     wrong = examine_all(f, l);
+    sd_store_sweep(f->lane, f->now, UINT32_MAX);
+    for (steps = 0; steps < 3 && l->has_disk && !wrong; steps++) /* what is astray, and tombstones */
+        wrong = write_behind(f, l);
     if (wrong)
         fail_msg("%s (repaired)", wrong);
-    sd_store_sweep(f->lane, f->now, UINT32_MAX);
+    if (l->has_disk)
+        assert_int_equal(tombstones(f), 0);
     used = account(f, l, &items);
     assert_int_equal(sessions(f), items);
     assert_int_equal(blocks_used(f), used);

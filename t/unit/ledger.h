@@ -5,13 +5,14 @@
  * acknowledged; what an operation stores follows from the key and its number.
  * So a key must show the acknowledged state, or that of the one operation under
  * way. Keys that several threads write have the highest version acknowledged.
+ * Where the store is written behind, the disk lies beside it in the same memory.
  *
  * Threads call all but ledger_examine; that one asserts.
  */
 #ifndef LEDGER_H
 #define LEDGER_H
 
-#include "store_fixture.h"
+#include "disk_model.h"
 
 enum { LEDGER_WORKERS = 3, LEDGER_OWN = 60, LEDGER_SHARED = 6, LEDGER_LIVE = 1000000 };
 enum { LEDGER_FILLERS_MAX = 4096, LEDGER_FILLER_BYTES = 100 };
@@ -29,6 +30,8 @@ typedef struct ledger {
     uint32_t fillers, loose;
     uint32_t damaged; /* so many items may the repair drop */
     bool tight;       /* the store is full: a new key may be refused */
+    bool has_disk;
+    disk_t disk;
     char failure[200];
 } ledger_t;
 
@@ -60,9 +63,15 @@ test_key_t ledger_key(const ledger_t *l, uint32_t i);
 /* Does the store show what it may? From any thread; NULL = yes. */
 const char *ledger_examine_own(const ledger_t *l, sd_lane_t *lane, uint32_t worker, uint64_t now);
 
+/* What a process does with the ledger's disk before it works: one that finds a
+ * segment which has not served loads the fillers. */
+const char *ledger_meet_disk(ledger_t *l, sd_lane_t *lane, uint64_t now);
+
 /* The whole examination of what a dead process left: attaches at once, looks at
  * every key, stores and deletes before the first step of the repair and at each
- * one, and accounts for every block when it is over. Leaves the store attached. */
-void ledger_examine(fixture_t *f, const ledger_t *l);
+ * one, and accounts for every block when it is over. With a disk: the next round
+ * writes all that the dead process did not, be it made before the repair, in its
+ * midst or after it. Leaves the store attached. */
+void ledger_examine(fixture_t *f, ledger_t *l);
 
 #endif

@@ -181,11 +181,12 @@ static void killed_over_the_repair_again_and_again(void **state)
     uint32_t in_a_row = 0, longest = 0, last_tags = 0;
     dice_t dice = dice_new(3);
     uint64_t *passed, all;
+    ledger_t *ledger = malloc(sizeof *ledger);
     kill_site_t s;
     fixture_t copy;
 
-    (void)state;
-    site_open(&s, &kill_scenes[1]);
+    assert_non_null(ledger);
+    site_open(&s, *state);
     fixture_map(&copy, s.f.size, 8);
     passed = count_passages(&s, 1, &all);
     free(passed);
@@ -202,12 +203,14 @@ static void killed_over_the_repair_again_and_again(void **state)
         in_a_row = died && h->repaired_epoch == repaired ? in_a_row + 1 : 0;
         longest = in_a_row > longest ? in_a_row : longest;
         memcpy(copy.map, s.f.map, copy.mapped);
-        ledger_examine(&copy, s.ledger);
+        memcpy(ledger, s.ledger, sizeof *ledger);
+        ledger_examine(&copy, ledger);
         fixture_die(&copy);
         trial.scene = NULL;
     }
     examine_and_go_on(&s);
     fixture_unmap(&copy);
+    free(ledger);
     site_close(&s);
     assert_true(longest > SD_EPOCH_MAX);
     assert_true(last_tags > 1);
@@ -263,8 +266,20 @@ int main(void)
         IN_SCENE(killed_while_another_thread_works, 1),
         IN_SCENE(killed_while_another_thread_works, 2),
         IN_SCENE(killed_while_another_thread_works, 3),
+        IN_SCENE(killed_at_every_point, 7),
+        IN_SCENE(killed_at_every_point, 8),
+        IN_SCENE(killed_at_every_point, 9),
+        IN_SCENE(killed_at_every_point, 10),
+        IN_SCENE(killed_at_every_point, 11),
+        IN_SCENE(killed_at_every_point, 12),
         IN_SCENE(killed_while_another_thread_works, 4),
-        cmocka_unit_test_setup_teardown(killed_over_the_repair_again_and_again, begin, tell),
+        IN_SCENE(killed_while_another_thread_works, 7),
+        IN_SCENE(killed_while_another_thread_works, 8),
+        IN_SCENE(killed_while_another_thread_works, 9),
+        IN_SCENE(killed_while_another_thread_works, 10),
+        IN_SCENE(killed_while_another_thread_works, 12),
+        IN_SCENE(killed_over_the_repair_again_and_again, 1),
+        IN_SCENE(killed_over_the_repair_again_and_again, 8),
         cmocka_unit_test_setup_teardown(killed_at_random_points, begin, tell),
     };
 

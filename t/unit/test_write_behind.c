@@ -531,6 +531,8 @@ static void compare_with_acknowledged(uint64_t before[WRITERS][OWN])
             uint64_t was = before[w][i];
             bool live = disk_is_live(r, crowd.f.now);
 
+            if (!r && crowd.disk.everything) /* it was deleted before the round came to it */
+                continue;
             if (was > 1 && was % 2 == 0 && (!r || r->version < was / 2))
                 complain("an acknowledged change is not on disk");
             if (was % 2 == 1 && live && r->version <= was / 2)
@@ -563,7 +565,6 @@ static void hot_keys_beside_rounds(void **state)
         uint64_t before[WRITERS][OWN];
         const char *wrong;
 
-        memcpy(before, crowd.acknowledged, sizeof before);
         for (i = 0; i < WRITERS * OWN; i++)
             before[i / OWN][i % OWN] = atomic_load(&crowd.acknowledged[i / OWN][i % OWN]);
         wrong = disk_round(&crowd.disk, lane, crowd.f.now);

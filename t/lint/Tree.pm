@@ -16,7 +16,7 @@ use Cwd            qw(abs_path);
 
 our @EXPORT_OK = qw(top files slurp is_text is_made code_only);
 
-my @ROOMS = qw(.ci conf doc m4 mod_sessiond persist php protocol shm t);
+my @ROOMS = qw(.ci conf doc m4 mod_sessiond persist php protocol shm t tools);
 my @TOP   = qw(.gitignore CHANGES CONTRIBUTING.md LICENSE Makefile.am README.md configure.ac dev);
 
 # Made by autoreconf, configure, make or a test run.

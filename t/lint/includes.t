@@ -3,8 +3,10 @@
 #
 # includes.t: the rooms stay apart. Includes and calls run
 # mod_sessiond -> protocol -> shm and mod_sessiond -> persist -> shm, and never
-# back or across; all but the first know no httpd, no log and no clock. The compiler sees only part of that: a hand-built
-# httpd may keep its headers and APR's in one directory.
+# back or across; all but the first know no httpd, no log and no clock. The
+# programs in tools/ share the order of bytes, and know neither httpd nor APR.
+# The compiler sees only part of that: a hand-built httpd may keep its headers
+# and APR's in one directory.
 use v5.36;
 use Test::More;
 use FindBin;
@@ -21,6 +23,7 @@ my %SEES = (
     shm      => [],
     protocol => [qw(shm/store.h shm/counters.h)],
     persist  => [qw(shm/store.h shm/counters.h shm/changes.h)],
+    tools    => [qw(protocol/bytes.h)],
 );
 
 # What is wrong with one file, as sentences; also fed bad samples below.
@@ -40,10 +43,11 @@ sub complaints ($path, $source) {
         }
         elsif ($room ne 'mod_sessiond') {
             push @bad, "includes <$system>: httpd's" if $system =~ $HTTPD;
+            push @bad, "includes <$system>: APR's, which tools/ does without" if $room eq 'tools' && $system =~ /^ap[ru]_/;
             push @bad, "includes <$system>: neither APR's nor libc's" unless $system =~ $LIBC;
         }
     }
-    if ($room ne 'mod_sessiond') {
+    if ($room ne 'mod_sessiond' && $room ne 'tools') {
         $code =~ s/"(?:[^"\\\n]|\\.)*"/""/g;
         push @bad, "logs or prints: $1" if $code =~ /($LOGS)/;
         push @bad, "reads a clock: $1" if $code =~ /($CLOCK)/;
@@ -66,6 +70,9 @@ for my $sample (
     ['shm/x.c',      'x = time(NULL);',                   'a clock in shm/'],
     ['protocol/x.c', 'clock_gettime(CLOCK_BOOTTIME, &t);', 'a clock in protocol/'],
     ['protocol/x.c', 'fprintf(stderr, "x");',             'a print in protocol/'],
+    ['tools/x.c',    '#include "protocol/wire.h"',        'the server in tools/'],
+    ['tools/x.c',    '#include <httpd.h>',                'httpd in tools/'],
+    ['tools/x.c',    '#include <apr_file_io.h>',          'APR in tools/'],
 ) {
     my ($path, $source, $what) = @$sample;
     isnt(scalar complaints($path, $source), 0, "is noticed: $what");
@@ -73,7 +80,7 @@ for my $sample (
 is_deeply([complaints('shm/x.c', "#include <apr_shm.h>\n#include \"store.h\"\n/* time(2) */ run_time(\"time(\");")], [],
     'what is allowed is let through');
 
-for my $room (qw(shm protocol persist mod_sessiond)) {
+for my $room (qw(shm protocol persist mod_sessiond tools)) {
     for my $path (files(qr{^$room/.*\.[ch]$})) {
         is_deeply([complaints($path, slurp($path))], [], $path);
     }

@@ -45,7 +45,7 @@ for my $path (grep { slurp($_) =~ /^int main\(/m } files(qr{^t/(?:unit|wire)/\w+
     my $program = $path =~ s/\.c$//r;
     ok($lists{"${kind}_tests"}{$program}, "$path is run: $program is in ${kind}_tests");
 }
-for my $path (files(qr{^t/(?:lint|wire|httpd|php)/.*\.t$})) {
+for my $path (files(qr{^t/(?:lint|wire|httpd|import|php)/.*\.t$})) {
     my ($kind) = $path =~ m{^t/(\w+)/};
     ok($lists{"${kind}_tests"}{$path}, "$path is run: it is in ${kind}_tests");
 }
@@ -75,7 +75,7 @@ is_deeply(\@unnamed, [], 'every file of the tree is named in Makefile.am')
 
 my @absent = grep {
     my $path = $_;
-    $path =~ m{^(?:shm|persist|protocol|mod_sessiond|php|conf|doc|t|m4|\.ci)/} && !-e top() . "/$path"
+    $path =~ m{^(?:shm|persist|protocol|mod_sessiond|php|conf|doc|t|tools|m4|\.ci)/} && !-e top() . "/$path"
         && $path !~ /\.la$/ && !-e top() . "/$path.c" && !is_made($path)
 } sort keys %named;
 is_deeply(\@absent, [], 'every file named in Makefile.am exists') or diag("absent: @absent");

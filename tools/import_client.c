@@ -248,7 +248,8 @@ static bool open_again(import_client_t *client, const char *why)
 /* The connection is over: in order (0), or by an error. False if there is no other. */
 static bool ended(import_client_t *client, int error)
 {
-    bool blame = !(client->refused && error == 0);
+    /* A quiet connection may be closed, and so is one after a value that is too large. */
+    bool blame = client->count > 0 && !(client->refused && error == 0);
 
     import_link_close(&client->link);
     settle_refusal(client, error == 0 ? IMPORT_E_END : IMPORT_E);
@@ -420,7 +421,7 @@ bool import_client_wait(import_client_t *client, int ms)
 
     /* Without anything to send or to come, poll() just waits. */
     do
-        if (!turn(client, ms))
+        if (!turn(client, ms < SLICE_MS ? ms : SLICE_MS))
             return false;
     while (!import_stop && import_link_now_ms() < until);
     return true;

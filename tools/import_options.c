@@ -77,10 +77,9 @@ static bool is_prefix(const char *text)
 {
     size_t len = 0;
 
-    for (; text[len]; len++)
-        if (text[len] < 33 || text[len] > 126 || text[len] == '.' || text[len] == '/')
-            len = LONGEST_PREFIX;
-    if (len <= LONGEST_PREFIX)
+    while (text[len] > 32 && text[len] < 127 && text[len] != '.' && text[len] != '/')
+        len++;
+    if (text[len] == 0 && len <= LONGEST_PREFIX)
         return true;
     fprintf(stderr, "sessiond-import: --prefix: at most 64 printable ASCII characters without blank, '.' and '/'\n");
     return false;

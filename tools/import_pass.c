@@ -14,22 +14,28 @@
 #include <time.h>
 
 #include "tools/import_file.h"
+#include "tools/import_known.h"
 #include "tools/import_pass.h"
 #include "tools/import_stop.h"
 
 enum {
     ATTEMPTS = 3,   /* for a file that changes under our hands */
     LOCK_POLL_MS = 5,
+    SETTLE_MS = 20,
     LONGEST_TTL = 30 * 86400
 };
 
 /* SessiondMaxSize is at most 1 GB. */
 static const off_t largest = (off_t)1 << 30;
 
+static const uint64_t second = 1000000000u; /* in ns */
+
 struct import_pass {
     const import_options_t *options;
     import_report_t *report;
     import_client_t *client;
+    import_known_t *known; /* NULL: there will be no other pass */
+    bool no_memory;
     uint8_t piece[IMPORT_PIECE];
 };
 
@@ -49,13 +55,19 @@ static void answered(void *context, import_answer_t answer, const char *name, ui
         [IMPORT_E] = IMPORT_REFUSED, [IMPORT_E_END] = IMPORT_TOO_LARGE
     };
     import_pass_t *pass = context;
+    import_known_entry_t *entry = pass->known ? import_known_at(pass->known, token) : NULL;
+    import_fate_t is = fate[answer];
 
-    (void)token;
-    (void)version;
-    import_report_count(pass->report,
-                        answer == IMPORT_B && pass->options->overwrite && pass->options->dry_run ? IMPORT_STORED
-                                                                                                 : fate[answer],
-                        name, sentence);
+    if (answer == IMPORT_B && pass->options->overwrite && pass->options->dry_run)
+        is = IMPORT_STORED;
+    if (entry && answer == IMPORT_K && entry->version)
+        is = IMPORT_UPDATED;
+    import_report_count(pass->report, is, name, sentence);
+    if (!entry)
+        return;
+    entry->state = answer == IMPORT_K ? IMPORT_OURS : answer == IMPORT_B ? IMPORT_THEIRS : IMPORT_UNSENT;
+    if (answer == IMPORT_K)
+        entry->version = version;
 }
 
 import_pass_t *import_pass_create(const import_options_t *options, import_report_t *report)
@@ -67,15 +79,19 @@ import_pass_t *import_pass_create(const import_options_t *options, import_report
     pass->options = options;
     pass->report = report;
     pass->client = import_client_create(&options->server, options->timeout_ms, options->dry_run, answered, pass);
-    if (!pass->client)
+    if (options->follow)
+        pass->known = import_known_create();
+    if (!pass->client || (options->follow && !pass->known))
         import_pass_destroy(&pass);
     return pass;
 }
 
 void import_pass_destroy(import_pass_t **pass)
 {
-    if (*pass)
+    if (*pass) {
         import_client_destroy(&(*pass)->client);
+        import_known_destroy(&(*pass)->known);
+    }
     free(*pass);
     *pass = NULL;
 }
@@ -85,16 +101,21 @@ import_client_t *import_pass_client(import_pass_t *pass)
     return pass->client;
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * second + (uint64_t)t.tv_nsec;
+}
+
 /* The rest of the lifetime in seconds, rounded up so that nobody loses a part
  * of one; 0: it is over. A date in the future is another host's clock. */
 static uint32_t rest_of(const import_pass_t *pass, const struct stat *st)
 {
-    const uint64_t second = 1000000000u, whole = pass->options->expiration * second;
-    uint64_t now, end = import_file_changed_ns(st) + whole, left;
-    struct timespec t;
+    const uint64_t whole = pass->options->expiration * second, now = now_ns();
+    uint64_t end = import_file_changed_ns(st) + whole, left;
 
-    clock_gettime(CLOCK_REALTIME, &t);
-    now = (uint64_t)t.tv_sec * second + (uint64_t)t.tv_nsec;
     if (end <= now)
         return 0;
     left = end - now < whole ? end - now : whole;
@@ -124,6 +145,54 @@ static bool lock(import_pass_t *pass, import_file_t *file, bool *failed)
         import_report_tick(pass->report);
     }
     return true;
+}
+
+/* Is there nothing to do for this file? */
+static bool is_done(import_pass_t *pass, uint64_t hash, const struct stat *st)
+{
+    const import_known_entry_t *entry = import_known_at(pass->known, hash);
+
+    if (!entry) {
+        pass->no_memory = true;
+        return true;
+    }
+    /* A directory that changes may show a name twice. */
+    return entry->state == IMPORT_THEIRS || entry->state == IMPORT_SENT
+           || (entry->state == IMPORT_OURS && entry->changed_ns == import_file_changed_ns(st)
+               && entry->size == (uint32_t)st->st_size);
+}
+
+static void note_sent(import_pass_t *pass, import_write_t *write, const struct stat *st)
+{
+    import_known_entry_t *entry = import_known_at(pass->known, write->token);
+
+    if (!entry)
+        return;
+    write->version = entry->version;
+    entry->state = IMPORT_SENT;
+    entry->changed_ns = import_file_changed_ns(st);
+    entry->size = (uint32_t)st->st_size;
+}
+
+/* It was not sent after all: the next pass tries again. */
+static void note_unsent(import_pass_t *pass, const char *key)
+{
+    import_known_entry_t *entry = pass->known ? import_known_at(pass->known, import_known_hash(key)) : NULL;
+
+    if (entry && entry->state == IMPORT_SENT)
+        entry->state = IMPORT_UNSENT;
+}
+
+/* A change within the same tick of the clock as the one before leaves the file's
+ * date as it is, so a file that was changed just now is let rest. */
+static bool settle(import_pass_t *pass, import_file_t *file)
+{
+    uint64_t changed = import_file_changed_ns(&file->at_open), now = now_ns();
+
+    /* Far in the future is another host's clock. */
+    if (changed + SETTLE_MS * (uint64_t)1000000u < now || changed > now + second)
+        return true;
+    return import_client_wait(pass->client, SETTLE_MS);
 }
 
 static outcome_t stream(import_pass_t *pass, const import_entry_t *entry, import_file_t *file, import_write_t *write)
@@ -165,6 +234,12 @@ static outcome_t send_file(import_pass_t *pass, const import_entry_t *entry, imp
     if (st->st_size > largest || import_client_is_too_large(pass->client, key_bytes + (uint64_t)st->st_size))
         return fate(pass, entry, IMPORT_TOO_LARGE, "not sent: one that is not larger was refused, or it is over 1 GB");
     write.size = (uint32_t)st->st_size;
+    if (pass->known) {
+        write.token = import_known_hash(entry->key);
+        note_sent(pass, &write, st);
+    }
+    if (!settle(pass, file))
+        return FAILED;
     if (!pass->options->dry_run && write.size > IMPORT_PIECE)
         return stream(pass, entry, file, &write);
     if (!pass->options->dry_run) {
@@ -211,15 +286,17 @@ static bool visit(void *context, const import_entry_t *entry)
         fate(pass, entry, IMPORT_BAD_KEY, NULL);
     else if (rest_of(pass, &entry->st) == 0)
         fate(pass, entry, IMPORT_EXPIRED, NULL);
-    else if (import_file_changed_ns(&entry->st) / 1000000000u < pass->options->since)
+    else if (import_file_changed_ns(&entry->st) / second < pass->options->since)
         fate(pass, entry, IMPORT_OLD, NULL);
-    else {
+    else if (!pass->known || !is_done(pass, import_known_hash(entry->key), &entry->st)) {
         for (n = 0; n < ATTEMPTS && outcome == AGAIN; n++)
             outcome = attempt(pass, entry);
+        if (outcome != QUEUED)
+            note_unsent(pass, entry->key);
         if (outcome == AGAIN)
             fate(pass, entry, IMPORT_CHANGING, NULL);
     }
-    return outcome != FAILED;
+    return outcome != FAILED && !pass->no_memory;
 }
 
 int import_pass_run(import_pass_t *pass)
@@ -232,5 +309,5 @@ int import_pass_run(import_pass_t *pass)
     error = import_source_walk(source, pass->report, visit, pass);
     if (!import_client_trouble(pass->client))
         import_client_drain(pass->client);
-    return error;
+    return pass->no_memory ? ENOMEM : error;
 }

@@ -20,6 +20,7 @@ static const struct {
     bool mends;
 } fates[IMPORT_FATES] = {
     [IMPORT_STORED] = { "imported", NULL, false },
+    [IMPORT_UPDATED] = { "brought up to date", NULL, false },
     [IMPORT_THERE] = { "already there", NULL, false },
     [IMPORT_EXPIRED] = { "expired", NULL, false },
     [IMPORT_OLD] = { "not changed since", NULL, false },
@@ -47,7 +48,7 @@ typedef struct detail {
 
 struct import_report {
     bool dry, verbose, terminal, drawn;
-    uint64_t count[IMPORT_FATES], seen, expected;
+    uint64_t count[IMPORT_FATES], seen, expected, written_before;
     detail_t detail[DETAILS];
     int details;
     uint64_t began_ms, drawn_ms;
@@ -125,6 +126,34 @@ void import_report_count(import_report_t *report, import_fate_t fate, const char
     import_report_tick(report);
 }
 
+static uint64_t written(const import_report_t *report)
+{
+    return report->count[IMPORT_STORED] + report->count[IMPORT_UPDATED];
+}
+
+void import_report_begin_pass(import_report_t *report)
+{
+    int fate;
+
+    for (fate = IMPORT_EXPIRED; fate < IMPORT_FATES; fate++)
+        report->count[fate] = 0;
+    report->details = 0;
+    report->written_before = written(report);
+}
+
+void import_report_sum_pass(import_report_t *report, unsigned pass)
+{
+    uint64_t left = 0;
+    int fate;
+
+    for (fate = 0; fate < IMPORT_FATES; fate++)
+        left += fates[fate].mends ? report->count[fate] : 0;
+    remove_bar(report);
+    printf("pass %u: %" PRIu64 " written, %" PRIu64 " left for the next\n", pass,
+           written(report) - report->written_before, left);
+    fflush(stdout);
+}
+
 void import_report_expect(import_report_t *report, uint64_t files)
 {
     report->expected = files;
@@ -184,7 +213,7 @@ void import_report_sum(import_report_t *report)
 
     remove_bar(report);
     for (fate = 0; fate < IMPORT_FATES; fate++) {
-        if (report->count[fate] == 0 && fate > IMPORT_EXPIRED)
+        if (report->count[fate] == 0 && (fate > IMPORT_EXPIRED || fate == IMPORT_UPDATED))
             continue;
         printf("%s%s: %" PRIu64, report->dry && fate == IMPORT_STORED ? "would be " : "", fates[fate].words,
                report->count[fate]);

@@ -13,6 +13,7 @@
 /* In the order of the summary; the table in import_report.c has their words. */
 typedef enum import_fate {
     IMPORT_STORED,
+    IMPORT_UPDATED,
     IMPORT_THERE,
     IMPORT_EXPIRED,
     IMPORT_OLD,
@@ -45,6 +46,13 @@ void import_report_destroy(import_report_t **report);
  * `verbose` asks for lines; `detail` (may be NULL) is the reason in words: the
  * server's sentence, or the system's. */
 void import_report_count(import_report_t *report, import_fate_t fate, const char *name, const char *detail);
+
+/* Another pass begins: what the last one found is forgotten, but what it has
+ * written, and what is the server's own. */
+void import_report_begin_pass(import_report_t *report);
+
+/* A line on this pass, on standard output. */
+void import_report_sum_pass(import_report_t *report, unsigned pass);
 
 /* How many files there are, for the bar; 0 if nobody has looked. */
 void import_report_expect(import_report_t *report, uint64_t files);

@@ -10,6 +10,8 @@ tool_sources = \
 	tools/import_client.h \
 	tools/import_file.c \
 	tools/import_file.h \
+	tools/import_known.c \
+	tools/import_known.h \
 	tools/import_link.c \
 	tools/import_link.h \
 	tools/import_options.c \

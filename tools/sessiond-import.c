@@ -42,9 +42,30 @@ static void catch_signals(void)
         sigaction(numbers[i], &action, NULL);
 }
 
+/* Pass after pass until somebody interrupts, which is how it is meant to end. */
+static int follow(const import_options_t *options, import_report_t *report, import_pass_t *pass, bool *cut_short)
+{
+    import_client_t *client = import_pass_client(pass);
+    unsigned n = 1;
+    int error = 0;
+
+    while (!import_client_trouble(client) && !import_stop) {
+        import_report_sum_pass(report, n++);
+        if (!import_client_wait(client, options->follow * 1000) || import_stop)
+            break;
+        import_report_begin_pass(report);
+        error = import_pass_run(pass);
+        *cut_short = import_stop;
+        if (error)
+            break;
+    }
+    return error;
+}
+
 static int import(const import_options_t *options, import_report_t *report, import_pass_t *pass)
 {
     import_client_t *client = import_pass_client(pass);
+    bool cut_short;
     int error = 0;
 
     if (import_client_connect(client))
@@ -53,16 +74,21 @@ static int import(const import_options_t *options, import_report_t *report, impo
         import_report_say(report, "%s: %s", options->source.path, strerror(error));
         return USAGE;
     }
+    cut_short = import_stop;
+    if (options->follow)
+        error = follow(options, report, pass, &cut_short);
+    if (error)
+        import_report_say(report, "%s: %s", options->source.path, strerror(error));
     for (unsigned n = import_client_pending(client); n > 0; n--)
         import_report_count(report, IMPORT_UNANSWERED, NULL, NULL);
     if (import_client_trouble(client))
         import_report_say(report, "%s", import_client_trouble(client));
-    else if (import_stop)
+    else if (cut_short)
         import_report_say(report, "interrupted: not all files were looked at; run it again for the rest");
     import_report_sum(report);
     if (import_client_trouble(client))
         return SERVER_TROUBLE;
-    return import_stop || import_report_is_incomplete(report) ? INCOMPLETE : ALL_DONE;
+    return cut_short || error || import_report_is_incomplete(report) ? INCOMPLETE : ALL_DONE;
 }
 
 int main(int argc, char **argv)

@@ -51,3 +51,7 @@ dist_phpsymfonypublic_DATA = \
 phpsymfonysrcdir = $(phpsymfonydir)/src
 dist_phpsymfonysrc_DATA = \
 	php/examples/symfony/src/Kernel.php
+
+phpmovingdir = $(phpdir)/examples/moving
+dist_phpmoving_DATA = \
+	php/examples/moving/to-files.php

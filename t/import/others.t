@@ -99,6 +99,37 @@ for my $case (['redis', 'redis-server', sub ($port, $dir) { ('--port', $port, '-
     };
 }
 
+subtest 'PHP writes its files, our handler reads the sessions' => sub {
+    my $dir = new_directory();
+    for my $first (0 .. 9, 'a' .. 'z') { mkdir "$dir/$first"; mkdir "$dir/$first/$_" for 0 .. 9, 'a' .. 'z' }
+    is(php($write, 'files', "2;0600;$dir", 1440), "written\n", 'into two levels of directories');
+    my $held = open my $holder, '-|', $php, '-d', 'session.use_cookies=0', '-d', 'session.cache_limiter=', '-r',
+        "ini_set('session.save_path', '2;$dir');" . 'session_id("id-held"); session_start(); echo "locked\n"; flush(); sleep(600);'
+        or die "$php: $!\n";
+    readline $holder;
+    my $run = run_import('php', "2;0600;$dir", $server);
+    is_deeply([$run->{status}, @{ $run->{sum} }{ 'imported', 'skipped: in use' }], [1, 200, 1], 'imported, but one that a page has open')
+        or diag $run->{out}, $run->{err};
+    kill TERM => $held;
+    close $holder;
+    my $said = php(<<'END', Sessiond::Test::Httpd->top_srcdir, $server);
+require "$argv[1]/php/autoload.php";
+Sessiond\SessiondHandler::register("tcp://$argv[2]");
+for ($n = 1; $n <= 200; $n++) {
+    session_id("id1440-$n");
+    session_start();
+    if ($_SESSION !== ['n' => $n, 'bytes' => str_repeat("\0\r\n\xff", $n)]) {
+        echo "id1440-$n: ", var_export($_SESSION, true), "\n";
+    }
+    session_abort();
+}
+echo "read\n";
+END
+    is($said, "read\n", 'and each is what it was');
+    is_deeply([@{ run_import('php', "2;$dir", $server)->{sum} }{ 'imported', 'already there', 'skipped: empty' }], [0, 200, 1],
+        'what the page has left is empty');
+};
+
 subtest 'what is wrong' => sub {
     my $dir = new_directory();
     open my $saved, '>&', \*STDERR;

@@ -93,7 +93,8 @@ for my $case (['redis', 'redis-server', sub ($port, $dir) { ('--port', $port, '-
         is((to_files($kind, "tcp://127.0.0.1:$port", $files))[0], 0, 'again');
         ok($h->eventually(sub { ($c->get('id30-1'))[1]{type} eq 'N' }, 60), 'the short lifetime ends');
         is(($c->get('id1000-1'))[1]{type}, 'V', 'the long one does not');
-        is_deeply([to_files($kind, "tcp://127.0.0.1:$port", $files)], [0, "200 sessions\n"], 'the files follow');
+        # The old store's clock may be a coarser one.
+        ok($h->eventually(sub { (to_files($kind, "tcp://127.0.0.1:$port", $files))[1] eq "200 sessions\n" }), 'the files follow');
         is(scalar(my @left = glob "$files/*"), 200, 'and go');
         $c->remove("id1000-$_") for 1 .. 200;
     };

@@ -322,14 +322,18 @@ static void give_up_round(kill_site_t *s, writer_t *w)
 }
 
 /* In a store that is full: there is no block for this one's tombstone. The ledger
- * knows the key, and not whether it has a value. */
-static void delete_without_a_block(kill_site_t *s, sd_lane_t *lane)
+ * knows the key, and not whether it has a value. Every other round has the value
+ * written, before the next one it goes. */
+static void delete_without_a_block(kill_site_t *s, sd_lane_t *lane, bool now)
 {
     test_key_t key = ledger_key(s->ledger, LEDGER_WORKERS * LEDGER_OWN + LEDGER_SHARED);
     sd_chain_t all;
 
-    if (value_store(lane, &key, 1, 10, s->f.now + LEDGER_LIVE, SD_VERSION_ANY, s->f.now, NULL) != SD_OK
-        || sd_chain_open(lane, &all, key.bytes, key.len, s->f.now) != SD_OK)
+    if (!now) {
+        (void)value_store(lane, &key, 1, 10, s->f.now + LEDGER_LIVE, SD_VERSION_ANY, s->f.now, NULL);
+        return;
+    }
+    if (sd_chain_open(lane, &all, key.bytes, key.len, s->f.now) != SD_OK)
         return;
     all.privileged = true;
     while (sd_chain_reserve(lane, &all, all.space + 1, s->f.now) == SD_OK)
@@ -353,8 +357,8 @@ static const char *write_behind(kill_site_t *s, writer_t *w)
             disk_setup(d, w->rounds % 2 ? "another disk" : "the disk");
             sd_store_pair_anew(s->f.store, d->id);
         }
-        if (s->ledger->tight && !s->scene->evict && w->rounds % 2 == 0)
-            delete_without_a_block(s, w->lane);
+        if (s->ledger->tight && !s->scene->evict)
+            delete_without_a_block(s, w->lane, w->rounds % 2 == 0);
         sd_store_disk(s->f.store, &known);
         known.astray |= w->rounds % 7 == 0;
         disk_begin(d, sd_changes_begin(w->lane, known.astray), known.astray);

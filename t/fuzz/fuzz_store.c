@@ -7,7 +7,7 @@
  * compared, and check() must be clean at the end.
  *
  *   byte 0   lanes, eviction, how much of the segment is taken from the start
- *   byte 1   the longest lifetime
+ *   byte 1   the longest lifetime; is it written behind?
  *   then     what store_model.c and the operations below roll, byte by byte
  */
 #include "fuzz.h"
@@ -113,14 +113,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint32_t lifetimes[] = { 100, 20000, 3000000, 2000000000 };
     static fixture_t f;
+    static disk_t disk;
     sd_chain_t filler;
     model_t m;
     uint32_t n;
 
     if (size < 3)
         return 0;
-    fixture_open(&f, MIB, 1 + (data[0] & 3), data[0] & 4);
+    fixture_map(&f, MIB, 8);
+    fixture_format(&f);
+    f.writes_behind = data[1] & 4;
+    fixture_attach(&f, 1 + (data[0] & 3), data[0] & 4);
     model_open(&m, &f, 1, KEYS, LONGEST, lifetimes[data[1] & 3]);
+    if (f.writes_behind)
+        model_write_to(&m, &disk);
     m.dice = dice_of_bytes(data + 2, size - 2);
     take_all_but(&f, &filler, data[0] >> 5);
     for (n = 0; n < OPERATIONS && m.dice.left > 0; n++)

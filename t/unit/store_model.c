@@ -331,6 +331,9 @@ void model_operate(model_t *m)
 {
     uint32_t kind = dice_below(&m->dice, 100);
 
+    if (m->disk && dice_below(&m->dice, 16) == 0)
+        model_round(m);
+
     if (m->repairing && kind % 8 == 0)
         m->repairing = sd_store_repair(any_lane(m), m->f->now);
     if (kind < 36)
@@ -396,6 +399,9 @@ static void succeed(model_t *m, uint32_t lanes)
     memset(m->holds, 0, sizeof m->holds);
     memset(m->chains, 0, sizeof m->chains);
     m->repairing = m->f->store->repair.phase != SD_REPAIR_NONE;
+    m->in_round = false;
+    if (m->disk)
+        disk_meet(m->disk, m->f->store);
 }
 
 void model_die(model_t *m, uint32_t lanes)
@@ -419,6 +425,7 @@ void model_restart(model_t *m, uint32_t lanes, bool let_all_go)
 {
     bool whole;
 
+    model_give_up_round(m);
     note_evictions(m);
     if (let_all_go)
         let_go(m);
@@ -467,9 +474,11 @@ void model_hand_over(model_t *m, uint32_t lanes, bool dies)
     model_chain_t chains[MODEL_CHAINS];
     model_hold_t holds[MODEL_HOLDS];
     bool detached[MODEL_HOLDS], in_order = !dies && !m->repairing, lost;
-    uint32_t incoming = atomic_load(&m->f->store->incoming), i;
-    uint32_t waiting = sd_store_detached(m->f->store);
+    uint32_t incoming, waiting, i;
 
+    model_give_up_round(m);
+    incoming = atomic_load(&m->f->store->incoming);
+    waiting = sd_store_detached(m->f->store);
     note_evictions(m);
     memcpy(chains, m->chains, sizeof chains);
     memcpy(holds, m->holds, sizeof holds);
@@ -507,6 +516,9 @@ void model_settle(model_t *m)
         m->repairing = sd_store_repair(any_lane(m), m->f->now);
     sd_store_sweep(m->f->lane, m->f->now, UINT32_MAX);
     note_evictions(m);
+    for (i = 0; i < 3 && m->disk; i++) /* what is astray, and tombstones */
+        model_whole_round(m);
+    assert_int_equal(tombstones(m->f), 0);
     model_verify(m);
     for (i = 0; i < m->keys; i++)
         if (is_live(m, i)) {

@@ -3,12 +3,14 @@
  * store_model.h: a plain array that says what a store must contain, and random
  * operations that are made on both. After each operation the result of the
  * store is compared with what the array allows: statuses, versions, bytes,
- * which item an eviction took, and whether SD_FULL was true. One thread.
+ * which item an eviction took, and whether SD_FULL was true. One thread. Where the
+ * store is written behind, rounds run between and across the operations, and the
+ * disk is compared with the store.
  */
 #ifndef STORE_MODEL_H
 #define STORE_MODEL_H
 
-#include "store_fixture.h"
+#include "disk_model.h"
 
 enum { MODEL_HOLDS = 24, MODEL_CHAINS = 8 };
 
@@ -48,11 +50,19 @@ typedef struct model {
     uint64_t created, deleted;
     uint64_t stored, refused;
     bool repairing;         /* the store is being repaired: its counts are not exact yet */
+    disk_t *disk;           /* NULL = none */
+    bool in_round;
+    uint64_t rounds;
 } model_t;
 
 /* `f` is attached and empty. */
 void model_open(model_t *m, fixture_t *f, uint64_t seed, uint32_t keys, uint32_t max_len,
                 uint32_t ttl);
+/* `f` writes behind, to this disk. */
+void model_write_to(model_t *m, disk_t *disk);
+void model_round(model_t *m);       /* a random part of a round */
+void model_whole_round(model_t *m); /* one that is settled, compared */
+void model_give_up_round(model_t *m);
 /* One random operation, compared. */
 void model_operate(model_t *m);
 /* Everything that the array says is there, and check(), and the counters. */

@@ -172,16 +172,13 @@ static void queue_bucket(const sd_store_t *s, sd_change_queue_t *q, uint32_t buc
 }
 
 /* The round that a change belongs to. `before`: the item's last one; if it is the
- * same, the bucket is queued already. 0: nobody keeps track. */
+ * same, the bucket is queued already. */
 static uint32_t note(sd_lane_t *lane, uint32_t bucket, uint32_t before)
 {
     sd_store_t *s = lane->store;
-    sd_change_queue_t *q;
+    sd_change_queue_t *q = &s->changes->queue[lane->number];
     uint32_t round;
 
-    if (!s->changes)
-        return 0;
-    q = &s->changes->queue[lane->number];
     pthread_mutex_lock(&q->lock);
     round = s->header->round;
     if (before != round)
@@ -195,7 +192,9 @@ void sd_change_stored(sd_lane_t *lane, uint32_t bucket, uint32_t block, uint32_t
     sd_item_t *item = sd_item(lane->store, block);
 
     item->marks = 0;
-    item->changed = note(lane, bucket, old != 0 ? sd_item(lane->store, old)->changed : 0);
+    item->changed = 0;
+    if (lane->store->changes)
+        item->changed = note(lane, bucket, old != 0 ? sd_item(lane->store, old)->changed : 0);
 }
 
 void sd_change_touched(sd_lane_t *lane, uint32_t bucket, uint32_t block)
@@ -323,7 +322,8 @@ static void sort_pending(sd_changes_t *c)
 {
     uint32_t i, n = 0;
 
-    qsort(c->pending, c->pending_count, sizeof *c->pending, compare);
+    if (c->pending_count > 1) /* there may be no array */
+        qsort(c->pending, c->pending_count, sizeof *c->pending, compare);
     for (i = 0; i < c->pending_count; i++)
         if (n == 0 || c->pending[n - 1] != c->pending[i])
             c->pending[n++] = c->pending[i];

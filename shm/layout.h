@@ -101,7 +101,7 @@ typedef struct sd_header {
 
     _Alignas(64) sd_lane_list_t lanes[SD_LANES_MAX];
 
-    _Alignas(64) uint32_t round; /* changes belong to it; 0 = none are kept track of. Under all queues' locks */
+    _Alignas(64) uint32_t round; /* changes belong to it; 0 = none were ever kept track of. Under all queues' locks */
     _Atomic uint32_t settled;    /* the last round that is on disk */
     _Atomic uint32_t astray;     /* SD_ASTRAY...: marks do not tell all that differs from the disk */
     uint32_t served;             /* 1 = clients have been here */

@@ -4,7 +4,7 @@
  * be there afterwards stands in a ledger (ledger.h). Two ways to die: SIGKILL,
  * after which the next process works and repairs at once, and SIGSTOP, where the
  * segment is copied, which is what SIGKILL would have left, and examined by
- * itself. Deaths at named moments are test_kill_points.c's matter.
+ * itself. Each of them also with a disk, to which the main thread writes. Deaths at named moments are test_kill_points.c's matter.
  */
 #include <errno.h>
 #include <signal.h>
@@ -53,7 +53,7 @@ static void child(site_t *site, uint64_t seed)
     sd_store_options_t options = { LEDGER_WORKERS + 1, false, site->f.counters, false, site->f.writes_behind };
     pthread_t threads[LEDGER_WORKERS];
     worker_t workers[LEDGER_WORKERS];
-    const char *reason = "no thread";
+    const char *reason = "no thread", *wrong = NULL;
     sd_lane_t *lane;
     uint32_t i;
 
@@ -61,6 +61,8 @@ static void child(site_t *site, uint64_t seed)
     if (sd_store_attach(&site->f.store, site->f.raw, site->f.size, &options, &reason) != SD_OK)
         goto failed;
     lane = sd_store_lane(site->f.store, LEDGER_WORKERS);
+    if (site->ledger->has_disk && (wrong = ledger_meet_disk(site->ledger, lane, site->f.now)))
+        goto failed;
     for (i = 0; i < LEDGER_WORKERS; i++) {
         workers[i] = (worker_t){ site, i, seed * LEDGER_WORKERS + i };
         if (pthread_create(&threads[i], NULL, work_thread, &workers[i]) != 0)
@@ -68,6 +70,8 @@ static void child(site_t *site, uint64_t seed)
     }
     atomic_fetch_add(&site->ledger->attached, 1);
     for (;;) {
+        if (site->ledger->has_disk && (wrong = disk_round(&site->ledger->disk, lane, site->f.now)))
+            goto failed;
         if (!sd_store_repair(lane, site->f.now))
             sd_store_sweep(lane, site->f.now, 256);
         if (atomic_load(&site->f.counters[LEDGER_WORKERS].repaired_items) != 0) {
@@ -77,16 +81,19 @@ static void child(site_t *site, uint64_t seed)
         sched_yield();
     }
 failed:
-    snprintf(site->ledger->failure, sizeof site->ledger->failure, "%s", reason);
+    snprintf(site->ledger->failure, sizeof site->ledger->failure, "%s", wrong ? wrong : reason);
     _exit(2);
 }
 
-static void site_open(site_t *s)
+static void site_open(site_t *s, bool has_disk)
 {
     memset(s, 0, sizeof *s);
     fixture_map(&s->f, MIB, 8);
     fixture_format(&s->f);
     s->ledger = ledger_map();
+    s->ledger->has_disk = s->f.writes_behind = has_disk;
+    if (has_disk)
+        disk_setup(&s->ledger->disk, "the disk");
 }
 
 static void site_close(site_t *s)
@@ -138,8 +145,7 @@ static void killed_again_and_again(void **state)
     dice_t dice = dice_new(1);
     site_t s;
 
-    (void)state;
-    site_open(&s);
+    site_open(&s, *state != NULL);
     for (round = 0; round < rounds; round++) {
         pid_t pid = start(&s, round + 1);
 
@@ -171,9 +177,8 @@ static void stopped_and_copied(void **state)
     site_t s;
     pid_t pid;
 
-    (void)state;
     assert_non_null(ledger);
-    site_open(&s);
+    site_open(&s, *state != NULL);
     fixture_map(&copy, MIB, 8);
     pid = start(&s, 1);
     for (round = 0; round < rounds; round++) {
@@ -204,9 +209,12 @@ static void stopped_and_copied(void **state)
 
 int main(void)
 {
+    static char yes[] = "with a disk";
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(killed_again_and_again),
         cmocka_unit_test(stopped_and_copied),
+        { "killed_again_and_again (written behind)", killed_again_and_again, NULL, NULL, yes },
+        { "stopped_and_copied (written behind)", stopped_and_copied, NULL, NULL, yes },
     };
 
     alarm(900);

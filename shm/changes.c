@@ -562,7 +562,8 @@ bool sd_changes_are_there(const sd_store_t *s)
     const sd_changes_t *c = s->changes;
     uint32_t i;
 
-    if (atomic_load_explicit(&c->scan, memory_order_relaxed) || atomic_load_explicit(&c->kept, memory_order_relaxed) > 0)
+    if (atomic_load_explicit(&c->scan, memory_order_relaxed) || atomic_load_explicit(&c->kept, memory_order_relaxed) > 0
+        || atomic_load_explicit(&s->header->astray, memory_order_relaxed) != 0)
         return true;
     for (i = 0; i < s->lane_count; i++)
         if (atomic_load_explicit(&c->queue[i].count, memory_order_relaxed) > 0)

@@ -459,6 +459,7 @@ static void a_delete_never_fails(void **state)
     for (i = 0; i < 10; i++)
         delete(i); /* no block is left for the first one */
     assert_true(is_astray());
+    assert_true(sd_changes_are_there(f.store)); /* and no bucket is queued */
     sd_chain_discard(f.lane, &all);
     assert_clean(f.store);
     end();

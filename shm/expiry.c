@@ -49,7 +49,11 @@ static uint32_t expire_shard(sd_lane_t *lane, uint32_t shard, uint64_t now)
         while ((block = *link) != 0) {
             sd_item_t *item = sd_item(s, block);
 
-            if (!s->changes && sd_item_is_gone(item)) {
+            if (sd_item_is_gone(item)) {
+                if (s->changes) {
+                    link = &item->next;
+                    continue;
+                }
                 sd_change_bury(lane, bucket, link, block);
                 buried++;
                 continue;

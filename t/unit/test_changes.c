@@ -200,6 +200,28 @@ static void a_key_of_any_length_leaves_a_tombstone(void **state)
     end();
 }
 
+/* What is swept at the end of all time is every value, and no tombstone, which has
+ * no other expiry. */
+static void a_sweep_of_everything_comes_to_an_end(void **state)
+{
+    uint32_t n;
+
+    (void)state;
+    begin_with(MIB, 1, false);
+    for (n = 0; n < 20; n++)
+        put(n, 100, 5000);
+    assert_round();
+    for (n = 0; n < 10; n++)
+        delete(n);
+    f.store->shards[0].min_expiry = f.store->shards[f.store->shard_count - 1].min_expiry = 0;
+    sd_store_sweep(f.lane, UINT64_MAX, UINT32_MAX);
+    assert_int_equal(sessions(&f), 0);
+    assert_int_equal(tombstones(&f), 10);
+    assert_clean(f.store);
+    f.now += 5000; /* what expired there and was settled has left no trace */
+    end();
+}
+
 static void the_fence_takes_a_tombstone_for_nothing(void **state)
 {
     test_key_t key = key_number(1);
@@ -514,6 +536,7 @@ int main(void)
         cmocka_unit_test(each_kind_is_told_once),
         cmocka_unit_test(an_expired_value_goes_without_a_trace_if_the_disk_knows),
         cmocka_unit_test(a_key_of_any_length_leaves_a_tombstone),
+        cmocka_unit_test(a_sweep_of_everything_comes_to_an_end),
         cmocka_unit_test(the_fence_takes_a_tombstone_for_nothing),
         cmocka_unit_test(a_round_undone_is_told_again),
         cmocka_unit_test(what_changes_within_a_round_is_told_in_the_next),

@@ -326,14 +326,14 @@ static void judge_touch(referee_t *r, const frame_t *f)
 {
     entry_t *e = entry_of(r, f);
 
-    unlock(r, e);
-    if (status_of(r) == 'N') {
+    if (status_of(r) == 'N') { /* a lock of one's own stays */
         take_empty(r, 'N');
         r->seen.touch_misses++;
         if (is_live(r, e))
             must_be_evicted(r, e);
         return;
     }
+    unlock(r, e);
     take_empty(r, 'K');
     must(is_live(r, e));
     e->expiry = expiry_of(r, f);

@@ -37,6 +37,7 @@
 #define LOG_EVERY_MS 60000u
 #define LOOK_EVERY_MS 1000u      /* always: for what nobody waits for, such as expiries */
 #define BUSY_MS 30000u           /* an earlier httpd may still be writing its last round */
+#define ASTRAY_MOST 3u
 #define CLOCK_MOVED_MS 60000     /* from then on all expiries on disk are written anew */
 
 struct sd_durability {
@@ -59,6 +60,7 @@ struct sd_durability {
     /* the thread's */
     sd_journal_t *journal;
     bool everything;             /* what is on disk is to be written anew */
+    uint32_t astray_rounds;      /* in a row, each written in vain */
     uint64_t lost_since, logged; /* ms, 0 = it is not */
     char barred[SD_PERSIST_REASON]; /* why what the directory has must not be written to; "" = it may */
 };
@@ -192,6 +194,8 @@ static void empty_store(const sd_durability_t *d)
 {
     sd_usage_t usage;
 
+    while (sd_store_repair(d->lane, 0)) /* that death may have left counts that are wrong */
+        ;
     do {
         (void)sd_store_sweep(d->lane, UINT64_MAX, UINT32_MAX);
         sd_store_usage(d->server->store, &usage);
@@ -402,6 +406,14 @@ static bool make_round(sd_durability_t *d)
         return false;
     }
     count(d, &result);
+    sd_store_disk(d->server->store, &disk);
+    if (disk.astray) { /* something left without a tombstone meanwhile: it is not in this round */
+        d->everything = true;
+        if (++d->astray_rounds >= ASTRAY_MOST)
+            lose(d, "the memory is too full to keep track of what is removed: raise SessiondMemory (needs a stop and start)");
+        return d->astray_rounds < ASTRAY_MOST;
+    }
+    d->astray_rounds = 0;
     d->everything = result.wants_all || result.clock_moved > CLOCK_MOVED_MS || result.clock_moved < -CLOCK_MOVED_MS;
     regain(d);
     atomic_store(&d->settled, ticket);

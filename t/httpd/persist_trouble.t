@@ -29,7 +29,7 @@ END { local $?; system 'umount', '-l', $_ for @mounted }
 sub server ($name, $more = '') {
     my $h = Sessiond::Test::Httpd->new(name => $name, config => $CONFIG . $more);
     plan skip_all => 'built without LMDB' if ($h->configtest)[1] =~ /built without LMDB/;
-    return $h->allow_log(qr/NOT being written to disk|not loaded|could not be written to disk|exit signal Killed|repaired/);
+    return $h->allow_log(qr/AH03092|NOT being written to disk|not loaded|could not be written to disk|exit signal Killed|repaired/);
 }
 
 sub client ($h) { return Sessiond::Test::Client->new($h->port, timeout => 60) }

@@ -52,7 +52,7 @@ static sd_status_t restore(sd_load_t *l, const sd_load_target_t *t, const sd_loa
         sum->late++;
         return SD_OK;
     }
-    status = sd_chain_open(t->lane, &chain, r->key, r->key_len, now);
+    status = sd_chain_open_restored(t->lane, &chain, r->key, r->key_len, now);
     if (status != SD_OK)
         return status;
     status = receive(l, t->lane, &chain, r->data_len, now);

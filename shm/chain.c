@@ -99,8 +99,8 @@ static void copy_in(const sd_store_t *s, sd_chain_t *c, const unsigned char *byt
     }
 }
 
-sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len,
-                          uint64_t now)
+static sd_status_t begin(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len, bool privileged,
+                         uint64_t now)
 {
     sd_store_t *s = lane->store;
     sd_item_t *item;
@@ -108,6 +108,7 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
 
     memset(c, 0, sizeof *c);
     c->hash = sd_hash(s, key, key_len);
+    c->privileged = privileged;
     sd_bucket_prefetch(s, c->hash);
     status = extend_to(lane, c, 1, key, key_len, now);
     if (status != SD_OK)
@@ -130,6 +131,18 @@ sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_
     copy_in(s, c, key, (uint32_t)key_len);
     SD_KILL_POINT("chain_open: key is there");
     return SD_OK;
+}
+
+sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len,
+                          uint64_t now)
+{
+    return begin(lane, c, key, key_len, false, now);
+}
+
+sd_status_t sd_chain_open_restored(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len,
+                                   uint64_t now)
+{
+    return begin(lane, c, key, key_len, true, now);
 }
 
 sd_status_t sd_chain_reserve(sd_lane_t *lane, sd_chain_t *c, uint32_t want, uint64_t now)

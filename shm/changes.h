@@ -81,6 +81,11 @@ void sd_store_serve(sd_store_t *store);
 
 /* ---- loading ---- */
 
+/* As sd_chain_open, for sd_store_restore: the last 1% of the memory is for those who
+ * were there already. */
+sd_status_t sd_chain_open_restored(sd_lane_t *lane, sd_chain_t *chain, const void *key, size_t key_len,
+                                   uint64_t now);
+
 /* Publishes a value from disk, under the version that it had, as unchanged. While
  * the segment has not served. SD_CONFLICT: there is that version or a later one;
  * SD_INVALID: no store gives out such a version. The caller still has the chain.

@@ -83,20 +83,24 @@ static void delete(uint32_t from, uint32_t to)
     }
 }
 
-static sd_status_t restore(uint32_t n, uint32_t len, uint64_t version)
+static sd_status_t restore_key(test_key_t key, uint64_t seed, uint32_t len, uint64_t version)
 {
-    test_key_t key = key_number(n);
     unsigned char bytes[4096];
     sd_chain_t chain;
     sd_status_t status;
 
-    value_fill(bytes, len, n + len);
-    assert_int_equal(sd_chain_open(f.lane, &chain, key.bytes, key.len, f.now), SD_OK);
+    value_fill(bytes, len, seed);
+    assert_int_equal(sd_chain_open_restored(f.lane, &chain, key.bytes, key.len, f.now), SD_OK);
     assert_int_equal(sd_chain_append(f.lane, &chain, bytes, len, f.now), SD_OK);
     status = sd_store_restore(f.lane, &chain, f.now + 500000, version, f.now);
     if (status != SD_OK)
         sd_chain_discard(f.lane, &chain);
     return status;
+}
+
+static sd_status_t restore(uint32_t n, uint32_t len, uint64_t version)
+{
+    return restore_key(key_number(n), n + len, len, version);
 }
 
 /* ---- who belongs to whom ---- */
@@ -302,6 +306,33 @@ static void restored_values_are_unchanged(void **state)
     assert_int_equal(sd_store_version(f.store), 71);
     sd_store_skip_versions(f.store, 500);
     assert_int_equal(put_ok(&f, &key, 1, 10, f.now + 5000), 501);
+    fixture_close(&f);
+}
+
+/* Those who are there may use the last blocks; so must whoever brings them back. */
+static void a_full_store_is_loaded_whole(void **state)
+{
+    uint32_t stored, grown, n;
+
+    (void)state;
+    begin_with(MIB);
+    sd_store_serve(f.store);
+    stored = fill_up(&f, 0, f.now + 500000);
+    for (grown = 0; grown < stored; grown++) {
+        test_key_t key = numbered_key(grown, 8);
+
+        if (put_try(&f, &key, grown, 400, f.now + 500000) != SD_OK)
+            break;
+    }
+    assert_in_range(grown, 10, stored - 1);
+    assert_in_range(sd_blocks_free_count(f.store), 0, 1);
+    fixture_close(&f);
+
+    begin_with(MIB);
+    for (n = 0; n < stored; n++)
+        assert_int_equal(restore_key(numbered_key(n, 8), n, n < grown ? 400 : 16, n + 1), SD_OK);
+    assert_int_equal(sessions(&f), stored);
+    assert_clean(f.store);
     fixture_close(&f);
 }
 
@@ -512,6 +543,7 @@ int main(void)
         cmocka_unit_test(tombstones_of_a_dead_process_go_where_nobody_keeps_track),
         cmocka_unit_test(the_layout_before_is_taken_over),
         cmocka_unit_test(restored_values_are_unchanged),
+        cmocka_unit_test(a_full_store_is_loaded_whole),
         cmocka_unit_test(a_tombstone_is_restored_over_by_a_later_version_only),
         cmocka_unit_test(loading_beside_a_repair),
         cmocka_unit_test(tombstones_made_beside_a_repair),

@@ -92,8 +92,10 @@ sd_persist_status_t sd_data_is_there(const char *dir, char *reason)
     if (stat(dir, &st) != 0)
         return sd_persist_says(SD_PERSIST_FAILED, reason, "%.150s cannot be used: %s", dir, strerror(errno));
     if (lstat(path, &st) == 0) {
-        if (S_ISREG(st.st_mode))
+        if (S_ISREG(st.st_mode) && st.st_size > 0)
             return SD_PERSIST_OK;
+        if (S_ISREG(st.st_mode)) /* LMDB would take it for one to begin */
+            return sd_persist_says(SD_PERSIST_ALIEN, reason, "%.150s: it is empty", path);
         return sd_persist_says(SD_PERSIST_ALIEN, reason, "%.150s is no regular file", path);
     }
     if (errno == ENOENT)

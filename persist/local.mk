@@ -8,7 +8,13 @@ if HAVE_LMDB
 noinst_LTLIBRARIES += persist/libsdpersist.la
 persist_libs += persist/libsdpersist.la $(LMDB_LIBS)
 unit_tests += $(persist_tests)
+bench_programs += t/bench/journal
 endif
+
+# without LMDB they say that there is nothing to test
+httpd_tests += \
+	t/httpd/persist.t \
+	t/httpd/persist_trouble.t
 
 persist_libsdpersist_la_SOURCES = \
 	persist/bytes.h \
@@ -27,6 +33,7 @@ persist_libsdpersist_la_SOURCES = \
 	persist/pack.c \
 	persist/pack.h \
 	persist/pages.c \
+	persist/pages.h \
 	persist/persist.c \
 	persist/persist.h \
 	persist/reader.c \
@@ -34,3 +41,37 @@ persist_libsdpersist_la_SOURCES = \
 	persist/seen.c \
 	persist/seen.h
 persist_libsdpersist_la_CPPFLAGS = $(AM_CPPFLAGS) $(LMDB_CPPFLAGS)
+
+# ---- its tests ----
+
+persist_tests = \
+	t/unit/test_chunk \
+	t/unit/test_journal \
+	t/unit/test_load \
+	t/unit/test_persist \
+	t/unit/test_persist_damage \
+	t/unit/test_power_cut \
+	t/unit/test_seen
+
+EXTRA_LTLIBRARIES = t/unit/libsdpersisttest.la
+t_unit_libsdpersisttest_la_SOURCES = \
+	t/unit/disk_faults.c \
+	t/unit/disk_faults.h \
+	t/unit/persist_fixture.c \
+	t/unit/persist_fixture.h
+t_unit_libsdpersisttest_la_CPPFLAGS = $(AM_CPPFLAGS) $(LMDB_CPPFLAGS)
+persist_test_libraries = t/unit/libsdpersisttest.la $(persist_libs) $(LDADD)
+t_unit_test_chunk_LDADD = $(persist_test_libraries)
+t_unit_test_journal_LDADD = $(persist_test_libraries)
+t_unit_test_journal_CPPFLAGS = $(AM_CPPFLAGS) $(LMDB_CPPFLAGS)
+t_unit_test_load_LDADD = $(persist_test_libraries)
+t_unit_test_persist_LDADD = $(persist_test_libraries)
+t_unit_test_persist_damage_LDADD = $(persist_test_libraries)
+t_unit_test_power_cut_LDADD = $(persist_test_libraries)
+t_unit_test_seen_LDADD = $(persist_test_libraries)
+
+t_bench_journal_SOURCES = \
+	t/bench/journal.c \
+	t/bench/random.h
+t_bench_journal_CPPFLAGS = $(AM_CPPFLAGS) $(LMDB_CPPFLAGS)
+t_bench_journal_LDADD = $(persist_libs) shm/libsdshm.la $(APR_LIBS) -lpthread

@@ -1,203 +1,394 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pages.c: may a process that is not to crash or to destroy anything open this
- * database for writing? LMDB believes its list of free pages: a page that is on
- * it and in use would be overwritten by the next commit. So each page that the
- * list names is looked for among the pages of the chunks, the table of chunks is
- * walked from end to end, and its numbers must have no gap.
+ * pages.c: may LMDB be trusted with this file? It believes every number in it: a
+ * damaged one can crash a reader, and a page that is on the list of free ones and
+ * in use is overwritten by the next commit. So all trees are walked here, each page
+ * must say its own number, belong to one place only, and hold its nodes within its
+ * bounds; keys ascend, and what a tree is said to have is what it has.
  *
- * That a value's page begins 16 bytes before it and says its own number there is
- * how LMDB 0.9 lays pages out on machines of 64 bits. Elsewhere that part of the
- * check is left out.
+ * This is how LMDB 0.9 lays out a file on little-endian machines of 64 bits:
+ *
+ *   a page     0 number 8 | 8 pad 2 | 10 flags 2 | 12 lower 2, upper 2 (or, of a run
+ *              of overflow pages, how many 4) | 16 offsets of the nodes 2 each
+ *   a node     0 size 4, or child's page 6 | 4 flags 2 | 6 key's length 2 | 8 key, data
+ *   a tree     0 pad 4 | 4 flags 2 | 6 depth 2 | 8 branch, leaf, overflow pages 8 each |
+ *              32 entries 8 | 40 root 8
+ *   pages 0,1  16 magic 4 | 20 version 4 | 24 address 8 | 32 map 8 | 40 tree of the free
+ *              pages | 88 tree of the tables | 136 last page 8 | 144 transaction 8
+ *
+ * Elsewhere this check is left out, and LMDB goes first; the child is still a child.
  */
+#include "persist/pages.h"
+
+#include <errno.h>
 #include <lmdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
-#include "persist/reader.h"
+#include "persist/bytes.h"
 
-#define PAGE_HEAD 16u
-#define PAGE_LEAF 0x02u
-#define PAGE_OVERFLOW 0x04u
-#define META_PAGES 2u
+#define LMDB_MAGIC UINT32_C(0xbeefc0de)
+#define NO_PAGE UINT64_MAX
+#define TREE_BYTES 48u
+
+enum { HEAD = 16, NODE = 8, METAS = 2, DEPTH_MOST = 12, KEY_MOST = 511 };
+enum { BRANCH = 1, LEAF = 2, OVERFLOW = 4, META = 8 };        /* flags of pages */
+enum { BIG = 1, SUBTREE = 2 };                                /* ... and of nodes */
+enum { INTEGER_KEYS = 8, NO_SUBDIR = 0x4000 };                /* ... and of trees */
+
+typedef enum { FREE_PAGES, TABLES, CHUNKS, STATE } which_t;
+
+typedef struct tree {
+    which_t which;
+    unsigned flags, depth;
+    uint64_t branch, leaf, overflow, entries, root; /* as it is said, counted down while it is walked */
+    uint64_t last_key;  /* integer keys */
+    bool any_key;
+} tree_t;
 
 typedef struct pages {
-    unsigned char *taken; /* a bit for each page: free, or a chunk's */
-    size_t last;          /* number of the last one */
+    const unsigned char *map;
+    uint64_t bytes;
+    uint64_t last;        /* number of the last page */
+    uint64_t txn;
     unsigned page_bytes;
-    bool known_layout;
-    const unsigned char *base; /* where the file is mapped, once that is known */
-    const unsigned char *leaf; /* the last leaf that was marked */
+    unsigned char *taken; /* a bit for each page */
+    sd_desk_t *desk;
+    sd_pages_info_t *info;
+    tree_t found[2];      /* CHUNKS, STATE */
+    unsigned tables;
+    sd_persist_status_t status; /* of the first fault */
     char *text;
 } pages_t;
 
-static const char *says(pages_t *p, const char *what, size_t page)
+static unsigned get16(const unsigned char *at)
 {
-    snprintf(p->text, SD_PERSIST_REASON, "page %llu of its %llu: %s", (unsigned long long)page,
-             (unsigned long long)p->last + 1, what);
-    return p->text;
+    return at[0] | (unsigned)at[1] << 8;
 }
 
-static const char *mark(pages_t *p, size_t first, size_t count, const char *twice)
+static bool bad(pages_t *p, uint64_t page, const char *what)
 {
-    size_t i;
+    if (p->status == SD_PERSIST_OK) {
+        p->status = SD_PERSIST_DAMAGED;
+        snprintf(p->text, SD_PERSIST_REASON, "page %llu of %llu: %s", (unsigned long long)page,
+                 (unsigned long long)p->last + 1, what);
+    }
+    return false;
+}
 
-    if (first < META_PAGES || first > p->last || count > p->last - first + 1)
-        return says(p, "it lies outside the file", first);
+static const unsigned char *page_at(const pages_t *p, uint64_t number)
+{
+    return p->map + number * p->page_bytes;
+}
+
+static bool take(pages_t *p, uint64_t first, uint64_t count)
+{
+    uint64_t i;
+
+    if (first < METAS || first > p->last || count == 0 || count > p->last - first + 1)
+        return bad(p, first, "it is named and does not exist");
     for (i = first; i < first + count; i++) {
         if (p->taken[i / 8] & (1u << i % 8))
-            return says(p, twice, i);
+            return bad(p, i, "it has two owners");
         p->taken[i / 8] = (unsigned char)(p->taken[i / 8] | 1u << i % 8);
     }
-    return NULL;
+    return true;
 }
 
-/* Table 0 is LMDB's own: transaction -> how many pages it freed, and which. */
-static const char *check_free(MDB_txn *txn, pages_t *p, sd_desk_t *desk)
+static void read_tree(tree_t *t, which_t which, const unsigned char *at)
 {
-    MDB_cursor *cursor;
-    MDB_val key, val;
-    const char *wrong = NULL;
-    int rc = mdb_cursor_open(txn, 0, &cursor);
-
-    if (rc != 0) {
-        snprintf(p->text, SD_PERSIST_REASON, "its list of free pages cannot be read: %s", mdb_strerror(rc));
-        return p->text;
-    }
-    while (wrong == NULL && (rc = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0) {
-        size_t count, i, page, before = SIZE_MAX;
-
-        atomic_fetch_add(&desk->beats, 1);
-        if (key.mv_size != sizeof(size_t) || val.mv_size < sizeof(size_t)) {
-            wrong = "its list of free pages is damaged";
-            break;
-        }
-        memcpy(&count, val.mv_data, sizeof count);
-        if (count > val.mv_size / sizeof count - 1) {
-            wrong = "its list of free pages is damaged";
-            break;
-        }
-        for (i = 1; i <= count && wrong == NULL; i++) {
-            memcpy(&page, (const unsigned char *)val.mv_data + i * sizeof page, sizeof page);
-            if (page >= before)
-                wrong = says(p, "the list of free pages has it in the wrong place", page);
-            else
-                wrong = mark(p, page, 1, "it is free twice");
-            before = page;
-        }
-    }
-    mdb_cursor_close(cursor);
-    if (wrong == NULL && rc != MDB_NOTFOUND)
-        wrong = mdb_strerror(rc);
-    if (wrong != NULL && wrong != p->text)
-        snprintf(p->text, SD_PERSIST_REASON, "%s", wrong);
-    return wrong != NULL ? p->text : NULL;
+    memset(t, 0, sizeof *t);
+    t->which = which;
+    t->flags = get16(at + 4);
+    t->depth = get16(at + 6);
+    t->branch = sd_le_get64(at + 8);
+    t->leaf = sd_le_get64(at + 16);
+    t->overflow = sd_le_get64(at + 24);
+    t->entries = sd_le_get64(at + 32);
+    t->root = sd_le_get64(at + 40);
 }
 
-/* The page of a chunk, or that of the leaf that holds it. */
-static const char *check_page(pages_t *p, const MDB_val *val)
+/* Transaction -> how many pages it has freed, and which, from the last to the first. */
+static bool free_record(pages_t *p, uint64_t page, uint64_t txn, const unsigned char *data, uint64_t len)
 {
-    const unsigned char *at = val->mv_data, *page = at - ((uintptr_t)at & (p->page_bytes - 1));
-    size_t number;
-    uint16_t flags;
-    uint32_t count = 1;
+    uint64_t count, i, before = NO_PAGE, number;
 
-    memcpy(&number, page, sizeof number);
-    memcpy(&flags, page + 10, sizeof flags);
-    if (number > p->last)
-        return says(p, "a page claims to be it", number);
-    if (p->base == NULL)
-        p->base = page - number * p->page_bytes;
-    if (p->base + number * p->page_bytes != page)
-        return says(p, "another page claims to be it", number);
-    if ((flags & PAGE_OVERFLOW) != 0) {
-        memcpy(&count, page + 12, sizeof count);
-        if (at != page + PAGE_HEAD || ((uint64_t)val->mv_size + PAGE_HEAD - 1) / p->page_bytes + 1 > count)
-            return says(p, "a chunk has fewer pages than it takes", number);
+    if (len < 8 || txn == 0 || txn > p->txn)
+        return bad(p, page, "its list of free pages is none");
+    count = sd_le_get64(data);
+    if (count > len / 8 - 1)
+        return bad(p, page, "its list of free pages is longer than it is");
+    for (i = 1; i <= count; i++) {
+        number = sd_le_get64(data + 8 * i);
+        if (number >= before)
+            return bad(p, page, "its list of free pages is out of order");
+        if (!take(p, number, 1))
+            return false;
+        before = number;
     }
-    else if ((flags & PAGE_LEAF) == 0 || (size_t)(at - page) + val->mv_size > p->page_bytes)
-        return says(p, "it is no page that holds a chunk", number);
-    else if (page == p->leaf)
+    return true;
+}
+
+static bool table_record(pages_t *p, uint64_t page, const unsigned char *key, unsigned key_len, unsigned flags,
+                         const unsigned char *data, uint64_t len)
+{
+    which_t which;
+
+    if (key_len == 6 && memcmp(key, "chunks", 6) == 0)
+        which = CHUNKS;
+    else if (key_len == 5 && memcmp(key, "state", 5) == 0)
+        which = STATE;
+    else {
+        if (p->status == SD_PERSIST_OK)
+            snprintf(p->text, SD_PERSIST_REASON, "it is an LMDB database without our tables, or with others");
+        p->status = SD_PERSIST_ALIEN;
+        return false;
+    }
+    if (flags != SUBTREE || len != TREE_BYTES)
+        return bad(p, page, "what it says of a table is none");
+    read_tree(&p->found[which - CHUNKS], which, data);
+    p->tables |= 1u << (which - CHUNKS);
+    return true;
+}
+
+/* A value that does not fit into its leaf. */
+static const unsigned char *overflow(pages_t *p, tree_t *t, uint64_t number, uint64_t len)
+{
+    uint64_t count = (len + HEAD - 1) / p->page_bytes + 1;
+    const unsigned char *page;
+
+    if (number < METAS || number > p->last) {
+        bad(p, number, "it is to hold a value and does not exist");
         return NULL;
-    else
-        p->leaf = page;
-    return mark(p, number, count, "a chunk has it, and so has another or the list of free pages");
+    }
+    page = page_at(p, number);
+    if (sd_le_get64(page) != number || get16(page + 10) != OVERFLOW || sd_le_get32(page + 12) != count) {
+        bad(p, number, "it does not hold the value that it should");
+        return NULL;
+    }
+    if (!take(p, number, count))
+        return NULL;
+    if (t->overflow < count) {
+        bad(p, number, "its tree has more pages than it should");
+        return NULL;
+    }
+    t->overflow -= count;
+    return page + HEAD;
 }
 
-static const char *check_chunks(MDB_txn *txn, unsigned chunks, pages_t *p, sd_desk_t *desk,
-                                const sd_journal_state_t *state)
+static bool leaf_node(pages_t *p, tree_t *t, uint64_t page, const unsigned char *node, unsigned room)
 {
-    MDB_cursor *cursor;
-    MDB_val key, val;
-    uint64_t expected = state->first;
-    const char *wrong = NULL;
-    int rc = mdb_cursor_open(txn, chunks, &cursor);
+    uint64_t len = sd_le_get32(node), key = 0;
+    unsigned flags = get16(node + 4), key_len = get16(node + 6);
+    const unsigned char *data = node + NODE + key_len;
 
-    if (rc != 0) {
-        snprintf(p->text, SD_PERSIST_REASON, "its table of chunks cannot be read: %s", mdb_strerror(rc));
-        return p->text;
-    }
-    while (wrong == NULL && (rc = mdb_cursor_get(cursor, &key, &val, MDB_NEXT)) == 0) {
-        size_t number = 0;
-
-        atomic_store(&desk->chunk, expected);
-        atomic_fetch_add(&desk->beats, 1);
-        if (key.mv_size == sizeof number)
-            memcpy(&number, key.mv_data, sizeof number);
-        if (number != expected) { /* what a round left over may stand behind, also without a gap */
-            snprintf(p->text, SD_PERSIST_REASON, "chunk %llu stands where %llu belongs", (unsigned long long)number,
-                     (unsigned long long)expected);
-            wrong = p->text;
-            break;
+    if (key_len == 0 || key_len > KEY_MOST || key_len > room - NODE)
+        return bad(p, page, "a key is longer than its page");
+    room -= NODE + key_len;
+    if (flags == BIG ? room < 8 : len > room)
+        return bad(p, page, "a value is longer than its page");
+    if (t->flags & INTEGER_KEYS) {
+        if (key_len != 8)
+            return bad(p, page, "a number has not eight bytes");
+        key = sd_le_get64(node + NODE);
+        if (t->any_key && key <= t->last_key)
+            return bad(p, page, "its keys do not ascend");
+        if (t->which == CHUNKS) {
+            if (!t->any_key)
+                p->info->first_chunk = key;
+            else if (key != t->last_key + 1)
+                return bad(p, page, "a chunk is missing");
+            p->info->chunks++;
+            atomic_store(&p->desk->chunk, key);
         }
-        expected++;
-        if (p->known_layout)
-            wrong = check_page(p, &val);
+        t->last_key = key;
+        t->any_key = true;
     }
-    mdb_cursor_close(cursor);
-    atomic_store(&desk->chunk, 0);
-    if (wrong == NULL && rc != MDB_NOTFOUND) {
-        snprintf(p->text, SD_PERSIST_REASON, "its table of chunks breaks off at %llu: %s", (unsigned long long)expected,
-                 mdb_strerror(rc));
-        return p->text;
-    }
-    if (wrong == NULL && expected < state->next) {
-        snprintf(p->text, SD_PERSIST_REASON, "its chunks end with %llu, where the state counts up to %llu",
-                 (unsigned long long)expected - 1, (unsigned long long)state->next - 1);
-        return p->text;
-    }
-    return wrong;
+    if (t->entries-- == 0)
+        return bad(p, page, "its tree has more entries than it should");
+    if (t->which == TABLES)
+        return table_record(p, page, node + NODE, key_len, flags, data, len);
+    if (flags == BIG)
+        data = overflow(p, t, sd_le_get64(data), len);
+    else if (flags != 0)
+        return bad(p, page, "a value is of a kind that we have not");
+    if (data == NULL)
+        return false;
+    return t->which != FREE_PAGES || free_record(p, page, key, data, len);
 }
 
-const char *sd_pages_check(MDB_txn *txn, unsigned chunks, sd_desk_t *desk, const sd_journal_state_t *state,
-                           char text[SD_PERSIST_REASON])
+/* All below one page; keys from `low` on and below `high`. */
+static bool walk(pages_t *p, tree_t *t, uint64_t number, unsigned depth, uint64_t low, uint64_t high)
 {
-    MDB_env *env = mdb_txn_env(txn);
-    MDB_envinfo info;
-    MDB_stat stat;
-    pages_t p;
-    const char *wrong;
-    int major, minor, patch;
+    const unsigned char *page;
+    unsigned lower, upper, n, i, flags;
 
+    atomic_fetch_add(&p->desk->beats, 1);
+    if (!take(p, number, 1))
+        return false;
+    page = page_at(p, number);
+    flags = depth > 1 ? BRANCH : LEAF;
+    if (sd_le_get64(page) != number)
+        return bad(p, number, "it says that it is another");
+    if (get16(page + 10) != flags)
+        return bad(p, number, "it is not of the kind that belongs there");
+    lower = get16(page + 12);
+    upper = get16(page + 14);
+    if (lower < HEAD || lower % 2 != 0 || lower > upper || upper > p->page_bytes)
+        return bad(p, number, "its bounds are none");
+    n = (lower - HEAD) / 2;
+    if (n < (flags == BRANCH ? 2u : 1u))
+        return bad(p, number, "it has too few entries");
+    if ((flags == BRANCH ? t->branch : t->leaf) == 0)
+        return bad(p, number, "its tree has more pages than it should");
+    if (flags == BRANCH)
+        t->branch--;
+    else
+        t->leaf--;
+    for (i = 0; i < n; i++) {
+        unsigned at = get16(page + HEAD + 2 * i);
+        const unsigned char *node = page + at;
+        uint64_t child, from = low, to = high;
+
+        if (at < upper || at % 2 != 0 || at > p->page_bytes - NODE)
+            return bad(p, number, "an entry lies outside");
+        if (flags == LEAF) {
+            if (!leaf_node(p, t, number, node, p->page_bytes - at))
+                return false;
+            if ((t->flags & INTEGER_KEYS) && (t->last_key < low || t->last_key >= high))
+                return bad(p, number, "a key is not where it is looked for");
+            continue;
+        }
+        child = sd_le_get32(node) | (uint64_t)get16(node + 4) << 32;
+        if (get16(node + 6) > p->page_bytes - NODE - at)
+            return bad(p, number, "a key is longer than its page");
+        if (t->flags & INTEGER_KEYS) {
+            if (i > 0 && get16(node + 6) != 8)
+                return bad(p, number, "a number has not eight bytes");
+            if (i > 0)
+                from = sd_le_get64(node + NODE);
+            if (i + 1 < n) {
+                unsigned next = get16(page + HEAD + 2 * (i + 1));
+
+                if (next > p->page_bytes - NODE - 8)
+                    return bad(p, number, "an entry lies outside");
+                to = sd_le_get64(page + next + NODE);
+            }
+            if (from < low || to > high || from >= to)
+                return bad(p, number, "its keys do not ascend");
+        }
+        if (!walk(p, t, child, depth - 1, from, to))
+            return false;
+    }
+    return true;
+}
+
+static bool walk_tree(pages_t *p, tree_t *t, unsigned flags)
+{
+    if (t->flags != flags)
+        return bad(p, t->root, "its tree has other properties than ours");
+    if (t->root == NO_PAGE) {
+        if (t->depth != 0 || t->branch != 0 || t->leaf != 0 || t->overflow != 0 || t->entries != 0)
+            return bad(p, 0, "an empty tree is said to have pages");
+        return true;
+    }
+    if (t->depth == 0 || t->depth > DEPTH_MOST)
+        return bad(p, t->root, "its tree is too deep");
+    if (!walk(p, t, t->root, t->depth, 0, UINT64_MAX))
+        return false;
+    if (t->branch != 0 || t->leaf != 0 || t->overflow != 0 || t->entries != 0)
+        return bad(p, t->root, "its tree has less than it should");
+    return true;
+}
+
+static bool is_meta(const unsigned char *page)
+{
+    return (get16(page + 10) & META) != 0 && sd_le_get32(page + 16) == LMDB_MAGIC && sd_le_get32(page + 20) == 1;
+}
+
+/* The later one of the two first pages counts. */
+static bool check_all(pages_t *p)
+{
+    const unsigned char *meta = p->map, *other;
+    tree_t free_pages, tables;
+
+    if (p->bytes < 2 * 512 || !is_meta(meta)) {
+        p->status = SD_PERSIST_ALIEN;
+        snprintf(p->text, SD_PERSIST_REASON, "it is no LMDB database of this kind of machine, or its first page is damaged");
+        return false;
+    }
+    p->page_bytes = sd_le_get32(meta + 40);
+    if (p->page_bytes < 512 || p->page_bytes > 32768 || (p->page_bytes & (p->page_bytes - 1)) != 0
+        || p->bytes < 2 * (uint64_t)p->page_bytes)
+        return bad(p, 0, "its size of a page is none");
+    other = page_at(p, 1);
+    if (!is_meta(other) || sd_le_get32(other + 40) != p->page_bytes)
+        return bad(p, 1, "it is damaged");
+    if (sd_le_get64(meta) != 0 || sd_le_get64(other) != 1)
+        return bad(p, 0, "it says that it is another");
+    if (sd_le_get64(other + 144) > sd_le_get64(meta + 144))
+        meta = other;
+    p->last = sd_le_get64(meta + 136);
+    p->txn = sd_le_get64(meta + 144);
+    if (p->last < METAS - 1 || p->last >= p->bytes / p->page_bytes) {
+        p->status = SD_PERSIST_DAMAGED;
+        snprintf(p->text, SD_PERSIST_REASON, "it is cut short: %llu bytes, but its first page speaks of %llu pages of %u",
+                 (unsigned long long)p->bytes, (unsigned long long)p->last + 1, p->page_bytes);
+        return false;
+    }
+    p->taken = calloc(1, p->last / 8 + 1);
+    if (p->taken == NULL) {
+        p->status = SD_PERSIST_FAILED;
+        snprintf(p->text, SD_PERSIST_REASON, "no memory for a map of its pages");
+        return false;
+    }
+    read_tree(&free_pages, FREE_PAGES, meta + 40);
+    read_tree(&tables, TABLES, meta + 88);
+    free_pages.flags &= ~(unsigned)NO_SUBDIR; /* it was made under another name */
+    if (!walk_tree(p, &free_pages, INTEGER_KEYS) || !walk_tree(p, &tables, 0))
+        return false;
+    if (p->tables != 3) {
+        p->status = SD_PERSIST_ALIEN;
+        snprintf(p->text, SD_PERSIST_REASON, "it is an LMDB database without our tables");
+        return false;
+    }
+    return walk_tree(p, &p->found[0], INTEGER_KEYS) && walk_tree(p, &p->found[1], 0);
+}
+
+sd_persist_status_t sd_pages_check(int fd, sd_desk_t *desk, sd_pages_info_t *info, char text[SD_PERSIST_REASON])
+{
+    int major, minor, patch;
+    uint32_t one = 1;
+    struct stat st;
+    pages_t p;
+    void *map;
+
+    memset(info, 0, sizeof *info);
+    (void)mdb_version(&major, &minor, &patch);
+    if (major != 0 || minor != 9 || sizeof(size_t) != 8 || *(const unsigned char *)&one != 1)
+        return SD_PERSIST_OK;
     memset(&p, 0, sizeof p);
     p.text = text;
-    (void)mdb_version(&major, &minor, &patch);
-    p.known_layout = major == 0 && minor == 9 && sizeof(size_t) == 8;
-    if (mdb_env_info(env, &info) != 0 || mdb_env_stat(env, &stat) != 0) {
+    p.desk = desk;
+    p.info = info;
+    info->known = true;
+    if (fstat(fd, &st) != 0 || st.st_size <= 0) {
         snprintf(text, SD_PERSIST_REASON, "it does not tell its size");
-        return text;
+        return SD_PERSIST_FAILED;
     }
-    p.last = info.me_last_pgno;
-    p.page_bytes = stat.ms_psize;
-    p.taken = calloc(1, p.last / 8 + 1);
-    if (p.taken == NULL) {
-        snprintf(text, SD_PERSIST_REASON, "no memory for a map of its pages");
-        return text;
+    p.bytes = (uint64_t)st.st_size;
+    map = mmap(NULL, p.bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED) {
+        snprintf(text, SD_PERSIST_REASON, "it cannot be mapped: %s", strerror(errno));
+        return SD_PERSIST_FAILED;
     }
-    wrong = check_free(txn, &p, desk);
-    if (wrong == NULL)
-        wrong = check_chunks(txn, chunks, &p, desk, state);
+    p.map = map;
+    (void)check_all(&p);
     free(p.taken);
-    return wrong;
+    munmap(map, p.bytes);
+    atomic_store(&desk->chunk, 0);
+    return p.status;
 }

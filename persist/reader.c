@@ -7,14 +7,15 @@
 #include "persist/reader.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "persist/internal.h"
+#include "persist/pages.h"
 #include "persist/seen.h"
 
 #define OUT_BYTES (256u << 10)
@@ -126,13 +127,27 @@ refuse(reader_t *r, sd_persist_status_t status, const char *format, ...)
 
 /* ---- what it reads ---- */
 
+/* Before LMDB is let near it. */
+static void look_at_pages(reader_t *r, sd_pages_info_t *info)
+{
+    char path[SD_PERSIST_PATH], text[SD_PERSIST_REASON];
+    sd_persist_status_t status;
+    int fd;
+
+    if (!sd_persist_path(path, r->order->dir, "data.mdb"))
+        refuse(r, SD_PERSIST_FAILED, "its name is too long");
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        refuse(r, SD_PERSIST_FAILED, "it cannot be opened: %s", strerror(errno));
+    status = sd_pages_check(fd, r->desk, info, text);
+    if (status != SD_PERSIST_OK)
+        refuse(r, status, "%s", text);
+    close(fd);
+}
+
 static void open_database(reader_t *r)
 {
     int rc = sd_env_open(r->order->dir, MDB_RDONLY | MDB_NOLOCK, 0, &r->env);
-    mdb_filehandle_t fd;
-    MDB_envinfo info;
-    MDB_stat stat;
-    struct stat file;
 
     if (rc == MDB_INVALID || rc == MDB_VERSION_MISMATCH)
         refuse(r, SD_PERSIST_ALIEN, "it is no LMDB database of this kind of machine, or its first page is damaged (%s)",
@@ -140,13 +155,6 @@ static void open_database(reader_t *r)
     if (rc != 0)
         refuse(r, SD_PERSIST_FAILED, "it cannot be opened: %s", mdb_strerror(rc));
     beat(r);
-    if (mdb_env_info(r->env, &info) != 0 || mdb_env_stat(r->env, &stat) != 0 || mdb_env_get_fd(r->env, &fd) != 0
-        || fstat(fd, &file) != 0)
-        refuse(r, SD_PERSIST_FAILED, "it does not tell its size: %s", strerror(errno));
-    if (stat.ms_psize < 512 || (stat.ms_psize & (stat.ms_psize - 1)) != 0
-        || info.me_last_pgno >= (uint64_t)file.st_size / stat.ms_psize)
-        refuse(r, SD_PERSIST_DAMAGED, "it is cut short: %llu bytes, but its first page speaks of %llu pages of %u",
-               (unsigned long long)file.st_size, (unsigned long long)info.me_last_pgno + 1, stat.ms_psize);
 }
 
 static void open_tables(reader_t *r)
@@ -287,7 +295,8 @@ void sd_reader_work(void *order, sd_desk_t *desk, int says)
 {
     static reader_t reader;
     reader_t *r = &reader;
-    char text[SD_PERSIST_REASON];
+    const sd_journal_state_t *state = &r->opening.state;
+    sd_pages_info_t pages;
 
     r->order = order;
     r->desk = desk;
@@ -295,10 +304,15 @@ void sd_reader_work(void *order, sd_desk_t *desk, int says)
     r->out = malloc(OUT_BYTES);
     if (r->out == NULL)
         _exit(1);
+    look_at_pages(r, &pages);
     open_database(r);
     open_tables(r);
-    if (sd_pages_check(r->txn, r->chunks, desk, &r->opening.state, text) != NULL)
-        refuse(r, SD_PERSIST_DAMAGED, "%s", text);
+    /* what a round left over may stand behind them */
+    if (pages.known && state->next > state->first
+        && (pages.first_chunk != state->first || pages.chunks < state->next - state->first))
+        refuse(r, SD_PERSIST_DAMAGED, "it has %llu chunks from %llu on, where the state counts %llu to %llu",
+               (unsigned long long)pages.chunks, (unsigned long long)pages.first_chunk, (unsigned long long)state->first,
+               (unsigned long long)state->next - 1);
     r->opening.wall_ms = r->order->wall_ms > r->opening.state.wall_ms ? r->order->wall_ms : r->opening.state.wall_ms;
     note(r, SD_NOTE_STATE, &r->opening, sizeof r->opening);
     flush(r);

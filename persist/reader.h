@@ -41,11 +41,6 @@ typedef struct sd_reader_refusal {
 /* For sd_child_start; `order` is a sd_reader_order_t. */
 void sd_reader_work(void *order, sd_desk_t *desk, int says);
 
-/* Checks the pages under an open transaction. NULL, or what is wrong, in `text`. */
-struct MDB_txn;
-const char *sd_pages_check(struct MDB_txn *txn, unsigned chunks, sd_desk_t *desk, const sd_journal_state_t *state,
-                           char text[SD_PERSIST_REASON]);
-
 /* Parent: fills in the witness that the owner's file holds, if it holds one. */
 void sd_reader_witness(sd_reader_order_t *order, int owner);
 /* Parent: a child looks at the database before this process opens it. */

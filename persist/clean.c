@@ -13,7 +13,6 @@
 
 #include "persist/pack.h"
 
-#define SLACK_BYTES ((uint64_t)16 << 20)
 #define LEAST_WORK ((uint64_t)4 << 20) /* bytes of old chunks in a round */
 
 static uint64_t live_bytes(sd_packer_t *p)
@@ -86,7 +85,7 @@ static sd_persist_status_t copy_large(sd_packer_t *p, const void *chunk, size_t 
 sd_persist_status_t sd_clean(sd_packer_t *p, sd_cleaning_t *c)
 {
     sd_journal_t *j = p->journal;
-    uint64_t live = live_bytes(p), most = 2 * live + SLACK_BYTES, work, done = 0;
+    uint64_t live = live_bytes(p), most = 2 * live + j->slack_bytes, work, done = 0;
     sd_persist_status_t status;
     sd_chunk_info_t info;
 

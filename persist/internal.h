@@ -36,6 +36,7 @@ struct sd_journal {
     uint64_t put_next;   /* number of the next chunk to put */
     uint64_t put_bytes;  /* in chunks put since the last commit of a round */
     uint64_t part_bytes; /* ... in this transaction */
+    uint64_t slack_bytes; /* the log may be so much more than twice of what lives */
     uint64_t last_round_bytes; /* what the changes of the last round came to: paces the cleaning */
     unsigned char *buffer;    /* SD_CHUNK_BYTES: the chunk that is being filled */
     unsigned char *old_chunk; /* as large: the one that is being cleaned */

@@ -25,6 +25,7 @@
 
 #define FILE_MODE 0600
 #define MAP_STEP ((uint64_t)1 << 30)
+#define SLACK_BYTES ((uint64_t)16 << 20)
 #define NEW_NAME "data.new"
 
 sd_persist_status_t sd_persist_says(sd_persist_status_t status, char *reason, const char *format, ...)
@@ -288,6 +289,7 @@ sd_persist_status_t sd_journal_open(sd_journal_t **journal, const char *dir, con
     }
     j->no_sync = o->no_sync;
     j->same_clock = o->same_store;
+    j->slack_bytes = o->slack_bytes != 0 ? o->slack_bytes : SLACK_BYTES;
     j->leftover = true;
     status = sd_owner_lock(dir, &j->owner, reason);
     if (status == SD_PERSIST_OK) {

@@ -50,6 +50,7 @@ typedef struct sd_journal_options {
     unsigned char id[SD_JOURNAL_ID_BYTES]; /* random; names a journal that is made */
     uint64_t wall_ms; /* wall clock, for a journal that is made */
     bool same_store;  /* the store, with its clock, is the one that the last round was about */
+    uint64_t slack_bytes; /* tests: so much more than twice of what lives may the log be; 0: 16 MB */
     uint64_t map_bytes; /* tests: LMDB's map to begin with; 0: as is right for the file */
     int patience_ms;  /* how long the child that looks first may take for a step; 0: 10 s */
 } sd_journal_options_t;

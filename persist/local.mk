@@ -50,6 +50,7 @@ persist_tests = \
 	t/unit/test_load \
 	t/unit/test_persist \
 	t/unit/test_persist_damage \
+	t/unit/test_persist_threads \
 	t/unit/test_power_cut \
 	t/unit/test_seen
 
@@ -67,6 +68,7 @@ t_unit_test_journal_CPPFLAGS = $(AM_CPPFLAGS) $(LMDB_CPPFLAGS)
 t_unit_test_load_LDADD = $(persist_test_libraries)
 t_unit_test_persist_LDADD = $(persist_test_libraries)
 t_unit_test_persist_damage_LDADD = $(persist_test_libraries)
+t_unit_test_persist_threads_LDADD = $(persist_test_libraries)
 t_unit_test_power_cut_LDADD = $(persist_test_libraries)
 t_unit_test_seen_LDADD = $(persist_test_libraries)
 

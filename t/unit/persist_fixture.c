@@ -103,6 +103,7 @@ void desk_journal_open(desk_t *d, sd_persist_status_t expected)
     o.create = true;
     o.no_sync = d->no_sync;
     o.same_store = d->same_store;
+    o.slack_bytes = d->slack_bytes;
     o.wall_ms = WALL + d->f.now;
     memset(o.id, 0x1d, sizeof o.id);
     status = sd_journal_open(&d->journal, d->dir, &o, d->reason);
@@ -131,8 +132,10 @@ void desk_close(desk_t *d)
 sd_persist_status_t desk_try_round(desk_t *d, bool everything, const atomic_bool *stop)
 {
     sd_round_options_t o = { d->f.now, WALL + d->f.now + (uint64_t)d->wall_shift, everything, everything, stop };
+    sd_persist_status_t status = sd_persist_round(d->journal, sd_store_lane(d->f.store, 1), &o, &d->result, d->reason);
 
-    return sd_persist_round(d->journal, sd_store_lane(d->f.store, 1), &o, &d->result, d->reason);
+    d->cleaned += status == SD_PERSIST_OK ? d->result.cleaned : 0;
+    return status;
 }
 
 void desk_round(desk_t *d)

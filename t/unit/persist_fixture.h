@@ -24,6 +24,8 @@ typedef struct desk {
     char reason[SD_PERSIST_REASON];
     bool same_store;
     bool no_sync;
+    uint64_t slack_bytes;
+    uint64_t cleaned;        /* bytes, in all rounds so far */
     int64_t wall_shift;      /* the wall clock has been set by so much */
 } desk_t;
 

@@ -8,6 +8,7 @@ if HAVE_LMDB
 noinst_LTLIBRARIES += persist/libsdpersist.la
 persist_libs += persist/libsdpersist.la $(LMDB_LIBS)
 unit_tests += $(persist_tests)
+fuzz_tests += t/fuzz/fuzz_chunk
 bench_programs += t/bench/journal
 endif
 
@@ -70,6 +71,7 @@ t_unit_test_persist_LDADD = $(persist_test_libraries)
 t_unit_test_persist_damage_LDADD = $(persist_test_libraries)
 t_unit_test_persist_threads_LDADD = $(persist_test_libraries)
 t_unit_test_power_cut_LDADD = $(persist_test_libraries)
+t_fuzz_fuzz_chunk_LDADD = t/fuzz/libsdfuzz.la $(persist_libs) $(LDADD)
 t_unit_test_seen_LDADD = $(persist_test_libraries)
 
 t_bench_journal_SOURCES = \

@@ -7,7 +7,15 @@ persist_libs =
 if HAVE_LMDB
 noinst_LTLIBRARIES += persist/libsdpersist.la
 persist_libs += persist/libsdpersist.la $(LMDB_LIBS)
-unit_tests += $(persist_tests)
+unit_tests += \
+	t/unit/test_chunk \
+	t/unit/test_journal \
+	t/unit/test_load \
+	t/unit/test_persist \
+	t/unit/test_persist_damage \
+	t/unit/test_persist_threads \
+	t/unit/test_power_cut \
+	t/unit/test_seen
 fuzz_tests += t/fuzz/fuzz_chunk
 bench_programs += t/bench/journal
 endif
@@ -44,16 +52,6 @@ persist_libsdpersist_la_SOURCES = \
 persist_libsdpersist_la_CPPFLAGS = $(AM_CPPFLAGS) $(LMDB_CPPFLAGS)
 
 # ---- its tests ----
-
-persist_tests = \
-	t/unit/test_chunk \
-	t/unit/test_journal \
-	t/unit/test_load \
-	t/unit/test_persist \
-	t/unit/test_persist_damage \
-	t/unit/test_persist_threads \
-	t/unit/test_power_cut \
-	t/unit/test_seen
 
 EXTRA_LTLIBRARIES = t/unit/libsdpersisttest.la
 t_unit_libsdpersisttest_la_SOURCES = \

@@ -279,13 +279,14 @@ typedef struct findings {
 
 static void look_around(void *order, sd_desk_t *d, int says)
 {
-    findings_t f = { 0, false, false };
+    findings_t f;
     struct sigaction now;
     sigset_t mask;
     int fd;
 
     (void)order;
     (void)d;
+    memset(&f, 0, sizeof f); /* with what pads it */
     for (fd = 0; fd < 1000; fd++)
         f.open_fds += fcntl(fd, F_GETFD) >= 0;
     sigaction(SIGTERM, NULL, &now);

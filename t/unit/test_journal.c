@@ -240,6 +240,45 @@ static void a_copy_without_its_witness_is_as_good(void **state)
     free(old.at);
 }
 
+/* By LMDB's own means, beside us: with its free pages and without. */
+static void a_copy_by_lmdb_can_be_loaded(void **state)
+{
+    const unsigned flags[] = { 0, MDB_CP_COMPACT };
+    uint32_t n, i;
+
+    (void)state;
+    for (n = 0; n < 60; n++) {
+        test_key_t key = numbered_key(n % 20, 20);
+
+        put_ok(&desk.f, &key, n, 9000 + n, 100000);
+        desk_round(&desk);
+    }
+    for (i = 0; i < 2; i++) {
+        char dir[64];
+        MDB_env *env;
+        sd_journal_options_t o;
+        sd_journal_t *j;
+        loaded_t l;
+
+        dir_make(dir);
+        assert_int_equal(mdb_env_create(&env), 0);
+        sd_journal_close(&desk.journal); /* one process may open it once only */
+        assert_int_equal(mdb_env_open(env, desk.dir, MDB_RDONLY, 0600), 0);
+        assert_int_equal(mdb_env_copy2(env, dir, flags[i]), 0);
+        mdb_env_close(env);
+        desk_journal_open(&desk, SD_PERSIST_OK);
+        l = load_all(dir, WALL, true);
+        if (l.status != SD_PERSIST_OK)
+            fail_msg("copy %u: %s", i, l.reason);
+        assert_int_equal(l.count, 20);
+        loaded_free(&l);
+        memset(&o, 0, sizeof o);
+        assert_int_equal(sd_journal_open(&j, dir, &o, desk.reason), SD_PERSIST_OK);
+        sd_journal_close(&j);
+        dir_remove(dir);
+    }
+}
+
 static void statuses_have_names(void **state)
 {
     int i, k;
@@ -261,6 +300,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_cut_short_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(it_notices_that_it_is_gone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_copy_without_its_witness_is_as_good, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_copy_by_lmdb_can_be_loaded, set_up, tear_down),
         cmocka_unit_test(statuses_have_names),
     };
 

@@ -9,9 +9,9 @@
  *  1. A record says what was true when it was packed, and records of one key are
  *     packed in the order in which these things became true. So a loader that
  *     goes from the newest to the oldest record may stop at the first VALUE.
- *     Only a REMOVED may stand behind a VALUE that is younger than it (the store
- *     tells removals from a list of their own); so a REMOVED or an EXPIRY binds
- *     only values of its own version and earlier ones.
+ *     And so that nothing hangs on the order within a round, in which others go on
+ *     changing keys, a REMOVED or an EXPIRY binds only values of its own version and
+ *     earlier ones; a REMOVED has a version that was given out when the key went.
  *  2. A VALUE that has expired decides, too: what it replaced, though its time
  *     might be longer, is as dead as the value.
  *  3. Cleaning drops whole chunks from the old end, never from the middle. So

@@ -76,7 +76,7 @@ static void what_was_removed_stays_so(void **state)
     assert_int_equal(VALUE("m", 7, 5000), SD_SEEN_REMOVED);
 }
 
-/* The store tells removals from a list of their own: one may stand behind what came after it. */
+/* Within a round nothing hangs on the order: a removal may stand behind what came after it. */
 static void a_removal_does_not_bind_what_came_after_it(void **state)
 {
     (void)state;

@@ -376,7 +376,7 @@ static void count(const sd_durability_t *d, const sd_round_result_t *result)
 /* True: all that had changed before the call is on disk. */
 static bool make_round(sd_durability_t *d)
 {
-    sd_round_options_t options = { .everything = d->everything, .replace_all = d->everything, .stop = &d->stand };
+    sd_round_options_t options = { .stop = &d->stand };
     char reason[SD_PERSIST_REASON] = "";
     sd_round_result_t result;
     sd_persist_status_t status;
@@ -391,8 +391,8 @@ static bool make_round(sd_durability_t *d)
     if (!d->journal && !connect_journal(d))
         return false;
     sd_store_disk(d->server->store, &disk);
-    if (disk.astray)
-        d->everything = options.everything = options.replace_all = true;
+    d->everything |= disk.astray;
+    options.everything = options.replace_all = d->everything;
     ticket = atomic_fetch_add(&d->begun, 1) + 1; /* from now on, callers wait for the next one */
     options.now = sd_clock_ms();
     options.wall_ms = wall_ms();

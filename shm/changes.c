@@ -42,6 +42,7 @@ struct sd_changes {
     _Alignas(64) uint32_t round;
     bool everything, scanning;
     bool incomplete;         /* something could not be given */
+    bool given;              /* something was */
     uint32_t *pending;       /* buckets to look at */
     uint32_t pending_count, pending_room;
     _Atomic uint32_t kept;   /* pending_count between rounds, for others */
@@ -389,6 +390,7 @@ uint32_t sd_changes_begin(sd_lane_t *lane, bool everything)
     atomic_store(&c->kept, c->pending_count);
     c->scanning = scan;
     c->everything = everything;
+    c->given = false;
     c->incomplete = c->graves_lost = false;
     c->at = c->grave_count = c->found_count = c->found_at = 0;
     return c->round;
@@ -490,6 +492,7 @@ bool sd_changes_next(sd_lane_t *lane, uint64_t now, sd_change_t *change)
         c->at++;
     }
     *change = c->found[c->found_at++];
+    c->given = true;
     return true;
 }
 
@@ -532,7 +535,9 @@ bool sd_changes_settle(sd_lane_t *lane)
         return false;
     }
     SD_KILL_POINT("changes_settle: on disk, not noted");
-    atomic_store(&s->header->settled, c->round);
+    /* the disk has not heard of a round of nothing, and its number would be unknown there */
+    if (c->given || c->everything)
+        atomic_store(&s->header->settled, c->round);
     SD_KILL_POINT("changes_settle: noted, tombstones stand");
     if (c->everything)
         (void)atomic_compare_exchange_strong(&s->header->astray, &mending, 0);

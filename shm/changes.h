@@ -48,7 +48,7 @@ bool sd_changes_next(sd_lane_t *lane, uint64_t now, sd_change_t *change);
 /* When next has said no, and before the round is declared whole on disk: could all
  * of it be given? If not (no memory, or too many readers of a value) undo it. */
 bool sd_changes_are_complete(const sd_store_t *store);
-/* All of the round is on disk: tombstones go. False: it is not complete, and was
+/* All of the round is on disk, or there was nothing in it: tombstones go. False: it is not complete, and was
  * undone instead. */
 bool sd_changes_settle(sd_lane_t *lane);
 /* It is not: what it had belongs to the next round. At any time within a round; a

@@ -133,6 +133,21 @@ subtest 'the death of all, with an interval' => sub {
     cmp_ok(scalar keys %at, '>', 200, 'there was something to lose');
 };
 
+subtest 'a restart writes nothing anew' => sub {
+    my $c = client($h);
+    $c->store("still$_", 's' x 2000) for 1 .. 200;
+    settle($h);
+    for my $n (1 .. 2) {
+        nap(2.2);    # rounds in which nothing changes
+        my $values = $h->value('DiskValues');
+        $h->graceful;
+        $h->wait_for(sub { $h->value('Durability') eq 'on' }, 60, 'a look at everything');
+        is($c->store("one$n", 'x'), 'ok', 'a session');
+        $h->wait_for(sub { $h->value('DiskValues') > $values }, 60, 'a commit');
+        cmp_ok($h->value('DiskValues') - $values, '<', 5, "restart $n: what had not changed is not written");
+    }
+};
+
 subtest 'restarts and deaths' => sub {
     my $load = Sessiond::Test::Load->new(addr => $h->port, clients => 16, extended => 0.5, rate => 1500, live => 20)->start;
     $h->wait_for(sub { $h->value('Stores') > 200 }, 60, 'the load');

@@ -194,6 +194,27 @@ subtest 'files that are moved away' => sub {
     is(($c->fetch('meanwhile'))[1], 'm', 'with what was in memory');
 };
 
+subtest 'an older copy comes back under a running server' => sub {
+    my ($dir, $copy) = map { $h->root . "/$_" } 'sessions', 'copy';
+    my $c = client($h);
+    is($c->store($_, 'old'), 'ok', "a session, $_") for 'changed', 'removed';
+    ok($h->stop, 'a stop');
+    system 'cp', '-a', $dir, $copy;
+    $h->start;
+    is($c->store('changed', 'new'), 'ok', 'it changes');
+    is($c->delete('removed'), 'ok', 'the other one goes');
+    my $commits = $h->value('DiskCommits');
+    $h->wait_for(sub { $h->value('DiskCommits') > $commits && $h->value('LastCommitAge') == 0 }, 60, 'a commit');
+    system "rm -f $dir/*; cp -a $copy/data.mdb $copy/owner $dir/";
+    my $values = $h->value('DiskValues');
+    $h->wait_for(sub { $h->value('DiskValues') > $values }, 60, 'what is in memory written anew') ;
+    ok(state_is($h, 'on'), 'durable');
+    kill_all($h);
+    $h->start;
+    is(($c->fetch('changed'))[1], 'new', 'the new value is there');
+    is(($c->fetch('removed'))[0], 'no', 'what was removed stays so');
+};
+
 subtest 'a second httpd with the same directory' => sub {
     my $dir = $h->root . '/sessions';
     my $other = server('second');

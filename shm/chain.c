@@ -99,7 +99,7 @@ static void copy_in(const sd_store_t *s, sd_chain_t *c, const unsigned char *byt
     }
 }
 
-static sd_status_t begin(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len, bool privileged,
+static sd_status_t chain_begin(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len, bool privileged,
                          uint64_t now)
 {
     sd_store_t *s = lane->store;
@@ -116,11 +116,11 @@ static sd_status_t begin(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t
     c->head = c->write = c->last;
     item = sd_item(s, c->head);
     memset(item, 0, sizeof *item);
-    SD_KILL_POINT("chain_open: head without a hash");
+    SD_KILL_POINT("chain_begin: head without a hash");
     item->hash = (uint32_t)c->hash;
     item->key_len = (uint8_t)key_len;
     item->magic = SD_ITEM_MAGIC;
-    SD_KILL_POINT("chain_open: head without a key");
+    SD_KILL_POINT("chain_begin: head without a key");
     c->key_len = (uint8_t)key_len;
     step(s, c, sizeof *item);
     status = extend_to(lane, c, (uint32_t)key_len, key, key_len, now);
@@ -129,20 +129,20 @@ static sd_status_t begin(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t
         return status;
     }
     copy_in(s, c, key, (uint32_t)key_len);
-    SD_KILL_POINT("chain_open: key is there");
+    SD_KILL_POINT("chain_begin: key is there");
     return SD_OK;
 }
 
 sd_status_t sd_chain_open(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len,
                           uint64_t now)
 {
-    return begin(lane, c, key, key_len, false, now);
+    return chain_begin(lane, c, key, key_len, false, now);
 }
 
 sd_status_t sd_chain_open_restored(sd_lane_t *lane, sd_chain_t *c, const void *key, size_t key_len,
                                    uint64_t now)
 {
-    return begin(lane, c, key, key_len, true, now);
+    return chain_begin(lane, c, key, key_len, true, now);
 }
 
 sd_status_t sd_chain_reserve(sd_lane_t *lane, sd_chain_t *c, uint32_t want, uint64_t now)

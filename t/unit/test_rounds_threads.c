@@ -63,6 +63,8 @@ static void *change_things(void *arg)
         uint64_t before = atomic_load(&crowd.acknowledged[m->number][i]);
 
         if (kind == 0) {
+            /* until it is said that it is gone, nothing is: a whole round may pass in between */
+            atomic_store(&crowd.acknowledged[m->number][i], 0);
             if (sd_store_delete(lane, key.bytes, key.len, SD_VERSION_ANY, now)
                 != (before % 2 || before == 0 ? SD_MISS : SD_OK))
                 complain("a delete went wrong");

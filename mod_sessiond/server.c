@@ -171,10 +171,17 @@ static bool stop_loops(sd_server_t *server)
         if (!sd_thread_join(server->loop[i]->thread, now < last ? last - now : 0))
             all = false;
     }
-    /* only now: they post letters to each other */
-    for (i = 0; i < server->loops && all; i++)
-        sd_loop_destroy(&server->loop[i]);
     return all;
+}
+
+/* When nobody posts letters to them any more: they did to each other, and the thread
+ * that writes to disk does after each round. */
+static void destroy_loops(sd_server_t *server)
+{
+    uint32_t i;
+
+    for (i = 0; i < server->loops; i++)
+        sd_loop_destroy(&server->loop[i]);
 }
 
 static uint64_t slowest_loop(const sd_server_t *server, uint64_t now)
@@ -538,8 +545,10 @@ void sd_server_run(const sd_start_t *start)
     ended = stop_loops(&server);
     if (!sd_durability_finish(server.durability, beat_at_the_end, (void *)(uintptr_t)start))
         sd_log(CRIT, 0, "the last changes could not be written to disk");
-    if (ended)
+    if (ended) {
+        destroy_loops(&server);
         sd_store_detach(&server.store);
+    }
     else
         sd_log(WARNING, 0, "not all threads ended in time; the next process repairs the store");
     leave(start, SD_EXIT_OK);

@@ -2,7 +2,9 @@
  *
  * child.c: starts and ends the child that reads. It shall hold nothing of the
  * parent's: no descriptor, so that no client's connection and no lock lives on in
- * it; no handler of a signal; and it dies with the thread that started it.
+ * it; no handler of a signal; and it dies with the thread that started it, and not
+ * of what is said to a whole process group, as a stop or a restart of httpd is with
+ * some MPMs: that would look like damage.
  */
 #include "persist/child.h"
 
@@ -38,8 +40,10 @@ static void close_from(unsigned first)
 /* In the child, before anything else. */
 static void strip(int says, pid_t parent)
 {
+    static const int to_all[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH };
     struct sigaction plain;
     sigset_t none;
+    size_t n;
     int i, null;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
@@ -50,6 +54,9 @@ static void strip(int says, pid_t parent)
     plain.sa_handler = SIG_DFL;
     for (i = 1; i < NSIG; i++)
         (void)sigaction(i, &plain, NULL);
+    plain.sa_handler = SIG_IGN;
+    for (n = 0; n < sizeof to_all / sizeof *to_all; n++)
+        (void)sigaction(to_all[n], &plain, NULL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 

@@ -69,6 +69,12 @@ breaks(sd_load_t *l, sd_persist_status_t status, const char *format, ...)
     sd_persist_says(status, l->reason, "%.100s/data.mdb: %.150s", l->dir, what);
 }
 
+/* A damaged file ends it by one of these; all others come from somebody else. */
+static bool is_of_its_own_doing(int signal)
+{
+    return signal == SIGSEGV || signal == SIGBUS || signal == SIGABRT || signal == SIGFPE || signal == SIGILL;
+}
+
 /* It has closed its end without having said that all is over. */
 static void ended_early(sd_load_t *l)
 {
@@ -83,6 +89,10 @@ static void ended_early(sd_load_t *l)
     status = l->child.wait_status;
     if (chunk != 0)
         snprintf(where, sizeof where, " at chunk %llu", (unsigned long long)chunk);
+    if (WIFSIGNALED(status) && !is_of_its_own_doing(WTERMSIG(status))) {
+        breaks(l, SD_PERSIST_FAILED, "the process that reads it was killed by signal %d", WTERMSIG(status));
+        return;
+    }
     if (WIFSIGNALED(status))
         snprintf(how, sizeof how, "was ended by signal %d", WTERMSIG(status));
     else

@@ -222,7 +222,7 @@ static sd_persist_status_t load_all(sd_loading_t *l, sd_load_t *load, sd_load_ta
 /* An earlier httpd that is being stopped may still have the directory. */
 static sd_persist_status_t open_for_loading(sd_loading_t *l, sd_load_t **load, uint64_t *now, char reason[SD_PERSIST_REASON])
 {
-    sd_load_options_t options = { .check_first = false, .stop = &l->stop };
+    sd_load_options_t options = { .check_first = false, .stop = &l->stop, .beat = l->beat, .baton = l->data };
     uint64_t until = sd_clock_ms() + BUSY_MS;
     sd_persist_status_t status;
 

@@ -22,6 +22,7 @@
 
 #define IN_BYTES (256u << 10)
 #define SLICE_MS 50 /* how often it is looked at whether the child is at work */
+#define BEAT_MS 100
 
 typedef enum { SOME, NOTHING_YET, BROKEN } filled_t;
 
@@ -324,8 +325,8 @@ size_t sd_load_data(sd_load_t *l, const struct iovec *iov, int n)
     return got;
 }
 
-/* Starts the child and hears its first note. */
-static sd_persist_status_t start(sd_load_t *l, char *reason)
+/* Starts the child and hears its first note, which may take long. */
+static sd_persist_status_t start(sd_load_t *l, bool (*beat)(void *baton), void *baton, char *reason)
 {
     sd_load_step_t step;
 
@@ -333,7 +334,9 @@ static sd_persist_status_t start(sd_load_t *l, char *reason)
         return sd_persist_says(SD_PERSIST_FAILED, reason, "no process can be started to read %.150s: %s", l->dir,
                                strerror(errno));
     do {
-        step = sd_load_next(l, NULL, l->patience_ms);
+        step = sd_load_next(l, NULL, BEAT_MS);
+        if (step == SD_LOAD_WAIT && l->notes == 0 && beat != NULL && !beat(baton))
+            return sd_persist_says(SD_PERSIST_STOPPED, reason, "loading was stopped");
     } while (step == SD_LOAD_WAIT && l->notes == 0);
     if (step == SD_LOAD_BROKEN)
         return sd_persist_says(l->status, reason, "%s", l->reason);
@@ -387,7 +390,7 @@ sd_persist_status_t sd_load_start(sd_load_t **load, const char *dir, const sd_lo
     status = sd_owner_lock(dir, &l->owner, reason);
     if (status == SD_PERSIST_OK) {
         sd_reader_witness(&l->order, l->owner);
-        status = start(l, reason);
+        status = start(l, o->beat, o->baton, reason);
     }
     if (status != SD_PERSIST_OK) {
         sd_load_end(&l);
@@ -407,7 +410,7 @@ sd_persist_status_t sd_reader_look(const char *dir, int owner, int patience_ms, 
         return sd_persist_says(SD_PERSIST_FAILED, reason, "no memory to look at a journal");
     l->order.look_only = true;
     sd_reader_witness(&l->order, owner);
-    status = start(l, reason);
+    status = start(l, NULL, NULL, reason);
     if (status == SD_PERSIST_OK) {
         do {
             step = sd_load_next(l, NULL, l->patience_ms);

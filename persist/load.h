@@ -44,6 +44,8 @@ typedef struct sd_load_options {
                          * else damage may show after records have been given out */
     int patience_ms;    /* the child is given up when it has not moved for so long; 0: 10 s */
     const atomic_bool *stop; /* may be NULL; true: sd_load_into_store gives up */
+    bool (*beat)(void *baton); /* called every 100 ms while sd_load_start waits; false: STOPPED. May be NULL */
+    void *baton;
 } sd_load_options_t;
 
 typedef struct sd_load_record {
@@ -65,8 +67,9 @@ typedef struct sd_load_report {
     uint64_t superseded;
 } sd_load_report_t;
 
-/* OK: the child has opened the journal, and the report has its state. FRESH: there
- * is none. BUSY, ALIEN, DAMAGED, FAILED: with a reason. Only after OK there is a
+/* OK: the child has opened the journal, and the report has its state: it has looked
+ * at all pages by then, which takes a while with a large one. FRESH: there is none.
+ * BUSY, ALIEN, DAMAGED, FAILED, STOPPED: with a reason. Only after OK there is a
  * load to end. While it goes on nobody else can open the journal. */
 sd_persist_status_t sd_load_start(sd_load_t **load, const char *dir, const sd_load_options_t *options,
                                   char reason[SD_PERSIST_REASON]);

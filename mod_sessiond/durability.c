@@ -35,8 +35,10 @@
 
 #define RETRY_MS 1000u           /* after trouble, until the next try */
 #define LOG_EVERY_MS 60000u
+#define HANG_MS 10000u           /* a round that takes longer is told of: the disk may hang */
 #define LOOK_EVERY_MS 1000u      /* always: for what nobody waits for, such as expiries */
 #define BUSY_MS 30000u           /* an earlier httpd may still be writing its last round */
+#define LOAD_TRIES 3             /* if it fails for what is not in the files */
 #define ASTRAY_MOST 3u
 #define CLOCK_MOVED_MS 60000     /* from then on all expiries on disk are written anew */
 
@@ -162,6 +164,22 @@ static void regain(sd_durability_t *d)
     atomic_store(&d->lost, false);
 }
 
+/* Where its parent is not ours, it is for the admin to make. False: it is not there. */
+static bool make_directory(const sd_durability_t *d, char reason[SD_PERSIST_REASON])
+{
+    struct stat there;
+    int err;
+
+    if (mkdir(d->dir, 0700) == 0 || errno == EEXIST)
+        return true;
+    err = errno;
+    if (stat(d->dir, &there) == 0)
+        return true;
+    apr_snprintf(reason, SD_PERSIST_REASON, "%s is not there and cannot be made (%s): make it, with mode 0700, for "
+                 "the user that httpd runs as", d->dir, strerror(err));
+    return false;
+}
+
 /* ---- loading ---- */
 
 typedef struct sd_loading {
@@ -234,10 +252,31 @@ static sd_persist_status_t open_for_loading(sd_loading_t *l, sd_load_t **load, u
             return SD_PERSIST_FAILED;
         }
         status = sd_load_start(load, l->d->dir, &options, reason);
-        if (status != SD_PERSIST_BUSY || *now >= until || !l->beat(l->data))
+        if (status != SD_PERSIST_BUSY || *now >= until)
             return status;
+        if (!l->beat(l->data))
+            return SD_PERSIST_STOPPED;
         usleep(100000);
     }
+}
+
+/* What had come when it failed is thrown away. */
+static sd_persist_status_t try_to_load(sd_loading_t *l, uint64_t began, char reason[SD_PERSIST_REASON])
+{
+    sd_load_target_t target = { .lane = l->d->lane, .beat = beat_while_loading, .read_clock = read_clock, .baton = l };
+    sd_load_t *load = NULL;
+    sd_persist_status_t status;
+
+    if (!make_directory(l->d, reason))
+        return SD_PERSIST_FAILED;
+    empty_store(l->d); /* of what a process has loaded that died over it, too */
+    status = open_for_loading(l, &load, &target.now, reason);
+    if (status == SD_PERSIST_OK)
+        status = load_all(l, load, &target, began, reason);
+    sd_load_end(&load);
+    if (status != SD_PERSIST_OK && status != SD_PERSIST_TOO_SMALL)
+        empty_store(l->d);
+    return status;
 }
 
 /* The child that reads the files may go wild over them: it does not get the sessions. */
@@ -254,34 +293,30 @@ bool sd_durability_load(sd_durability_t *d, const sd_start_t *start, bool (*beat
     char reason[SD_PERSIST_REASON] = "";
     sd_persist_status_t status;
     uint64_t began = sd_clock_ms();
-    sd_load_t *load = NULL;
     sd_disk_t disk;
+    int tries = 0;
 
-    if (!d)
+    if (!d) {
+        atomic_store(&start->board->durability, SD_DURABILITY_OFF);
         return true;
+    }
+    atomic_store(&start->board->durability, SD_DURABILITY_STARTING);
+    sd_board_text_set(start->board->durability_reason, "");
     keep_from_forks(start);
     d->lane = sd_store_lane(d->server->store, d->server->loops + 1);
     sd_store_disk(d->server->store, &disk);
     if (disk.served || !is_all_zeros(disk.id))
         return true; /* what is in memory is newer than what is on disk */
-    empty_store(d); /* of what a process has loaded that died over it */
     atomic_store(&d->server->board->durability, SD_DURABILITY_LOADING);
-    {
-        sd_load_target_t target = { .lane = d->lane, .beat = beat_while_loading, .read_clock = read_clock, .baton = &l };
-
-        status = open_for_loading(&l, &load, &target.now, reason);
-        if (status == SD_PERSIST_OK)
-            status = load_all(&l, load, &target, began, reason);
-        sd_load_end(&load);
-    }
+    while ((status = try_to_load(&l, began, reason)) == SD_PERSIST_FAILED && ++tries < LOAD_TRIES)
+        if (!beat(data))
+            return false;
     sd_board_text_set(d->server->board->durability_reason, "");
     atomic_store(&d->server->board->durability, SD_DURABILITY_STARTING);
     if (status == SD_PERSIST_STOPPED || atomic_load(&l.stop))
         return false;
     if (status == SD_PERSIST_OK || status == SD_PERSIST_FRESH)
         return true;
-    if (status != SD_PERSIST_TOO_SMALL)
-        empty_store(d);
     lose(d, reason);
     apr_snprintf(d->barred, sizeof d->barred, "%s", reason);
     sd_log(CRIT, 0, "the sessions on disk were not %s: %s. Nothing is written there, so that nothing is lost: mend what "
@@ -325,17 +360,9 @@ static bool connect_journal(sd_durability_t *d)
     char reason[SD_PERSIST_REASON] = "";
     sd_persist_status_t status;
 
-    /* gone with all that was in it; where its parent is not ours, it is for the admin to make */
-    if (mkdir(d->dir, 0700) != 0 && errno != EEXIST) {
-        int err = errno;
-        struct stat there;
-
-        if (stat(d->dir, &there) != 0) {
-            apr_snprintf(reason, sizeof reason, "%s is not there and cannot be made (%s): make it, with mode 0700, for "
-                         "the user that httpd runs as", d->dir, strerror(err));
-            lose(d, reason);
-            return false;
-        }
+    if (!make_directory(d, reason)) { /* gone with all that was in it */
+        lose(d, reason);
+        return false;
     }
     if (!draw(options.id, sizeof options.id)) {
         lose(d, "the kernel gives no random bytes");

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * persist_dir.c: see the header. What is hard is that root makes a directory for
- * somebody else: it is given away through a descriptor of the very directory that
- * was made, so that no link put in its place gets the ownership.
+ * somebody else, and must not give something else away that was put in its place
+ * meanwhile. No link is followed; and where anybody but root could put something
+ * there, root makes nothing: the session process does, as who it is.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +26,12 @@ const char *sd_persist_dir_set(const char **dir, const char *path, apr_pool_t *p
     return apr_psprintf(pool, "SessiondPersist %s: this mod_sessiond was built without LMDB; install liblmdb-dev "
                         "(lmdb-devel), configure and build it again", path);
 #else
-    *dir = ap_server_root_relative(pool, path);
+    char *absolute = ap_server_root_relative(pool, path);
+    size_t len = absolute ? strlen(absolute) : 0;
+
+    while (len > 1 && absolute[len - 1] == '/') /* else its parent would be itself */
+        absolute[--len] = '\0';
+    *dir = absolute;
     if (*path == '\0' || !*dir)
         return apr_psprintf(pool, "SessiondPersist %s: not a path; give a directory on a local disk, such as "
                             "/var/lib/sessiond", path);
@@ -63,26 +69,57 @@ const char *sd_persist_dir_check(const char *dir, apr_pool_t *pool)
     return NULL;
 }
 
-static const char *make(const char *dir, apr_pool_t *pool)
+/* Nobody else can rename or remove what root makes in it. */
+static bool is_roots_own(int parent)
 {
     struct stat s;
-    int fd;
 
-    if (mkdir(dir, 0700) != 0)
+    return fstat(parent, &s) == 0 && s.st_uid == 0 && ((s.st_mode & 022) == 0 || (s.st_mode & S_ISVTX) != 0);
+}
+
+/* Gives it to the run-time user. False with errno. */
+static bool give(int parent, const char *name)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), err;
+    bool given = fd >= 0 && fchown(fd, ap_unixd_config.user_id, ap_unixd_config.group_id) == 0;
+
+    err = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = err;
+    return given;
+}
+
+static const char *make_in(int parent, const char *dir, const char *name, apr_pool_t *pool)
+{
+    bool is_root = geteuid() == 0;
+    struct stat s;
+
+    if (is_root && !is_roots_own(parent) && fstatat(parent, name, &s, 0) != 0 && errno == ENOENT)
+        return NULL; /* see above */
+    if (mkdirat(parent, name, 0700) != 0)
         return errno == EEXIST ? sd_persist_dir_check(dir, pool)
                                : apr_psprintf(pool, "SessiondPersist %s: it cannot be made (%s)", dir, strerror(errno));
-    fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &s) != 0 || s.st_uid != geteuid()
-        || (geteuid() == 0 && fchown(fd, ap_unixd_config.user_id, ap_unixd_config.group_id) != 0)) {
-        int err = errno;
-
-        if (fd >= 0)
-            close(fd);
+    if (is_root && !give(parent, name))
         return apr_psprintf(pool, "SessiondPersist %s: it was made, but cannot be given to the run-time user (%s)", dir,
-                            strerror(err));
-    }
-    close(fd);
+                            strerror(errno));
     return NULL;
+}
+
+static const char *make(const char *dir, apr_pool_t *pool)
+{
+    const char *slash = strrchr(dir, '/'), *name = slash + 1, *err;
+    const char *above = slash == dir ? "/" : apr_pstrmemdup(pool, dir, (apr_size_t)(slash - dir));
+    int parent;
+
+    if (*name == '\0') /* "/" */
+        return sd_persist_dir_check(dir, pool);
+    parent = open(above, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (parent < 0)
+        return apr_psprintf(pool, "SessiondPersist %s: %s cannot be opened (%s)", dir, above, strerror(errno));
+    err = make_in(parent, dir, name, pool);
+    close(parent);
+    return err;
 }
 
 bool sd_persist_dir_make(const char *dir, apr_pool_t *pool)

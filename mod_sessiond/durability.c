@@ -58,6 +58,8 @@ struct sd_durability {
     _Atomic uint64_t begun;      /* rounds; a ticket is this number */
     _Atomic uint64_t settled;    /* tickets below it are on disk */
     atomic_bool lost;
+    _Atomic uint64_t round_since; /* ms: the one under way began; 0 = there is none */
+    uint64_t hang_logged;         /* the main thread's; ms, 0 = it has not been */
 
     /* the thread's */
     sd_journal_t *journal;
@@ -110,7 +112,6 @@ sd_durability_t *sd_durability_create(sd_server_t *server, bool *failed)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&d->wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    atomic_store(&server->board->durability, SD_DURABILITY_STARTING);
     return d;
 }
 
@@ -131,10 +132,11 @@ static void lose(sd_durability_t *d, const char *reason)
 
     sd_count(sd_lane_counters(d->lane), disk_failures);
     sd_board_text_set(board->durability_reason, reason);
+    if (d->lost_since == 0)
+        atomic_store(&board->durability_since, now);
+    atomic_store(&board->durability, SD_DURABILITY_LOST);
     if (d->lost_since == 0) {
         d->lost_since = now;
-        atomic_store(&board->durability_since, now);
-        atomic_store(&board->durability, SD_DURABILITY_LOST);
         atomic_store(&d->lost, true);
         if (d->interval_ms == 0)
             release_held(d);
@@ -491,8 +493,13 @@ static void *run(void *data)
     bool finish;
 
     do {
+        bool went_well;
+
         finish = is_to_finish(d); /* and then one more round */
-        wait_for_round(d, make_round(d));
+        atomic_store(&d->round_since, sd_clock_ms());
+        went_well = make_round(d);
+        atomic_store(&d->round_since, 0);
+        wait_for_round(d, went_well);
     } while (!atomic_load(&d->stand) && !finish);
     sd_journal_close(&d->journal);
     return NULL;
@@ -545,10 +552,47 @@ bool sd_durability_finish(sd_durability_t *d, void (*beat)(void *data), void *da
     tell(d, true);
     if (!sd_durability_start(d))
         return false;
-    while (!sd_thread_join(d->thread, 1000))
+    while (!sd_thread_join(d->thread, 1000)) {
         beat(data);
+        sd_durability_watch(d, sd_clock_ms());
+    }
     d->running = false;
     return !atomic_load(&d->lost);
+}
+
+/* What `lose` does, for a round that does not come back to say that it failed. */
+static void put_up_hang(sd_durability_t *d, uint64_t since, uint64_t lasts)
+{
+    sd_board_t *board = d->server->board;
+    char text[SD_BOARD_TEXT];
+    uint32_t lost = SD_DURABILITY_LOST;
+
+    apr_snprintf(text, sizeof text, "a round of writing takes %" APR_UINT64_T_FMT " s already: the disk hangs, or is slow",
+                 lasts / 1000);
+    sd_board_text_set(board->durability_reason, text);
+    atomic_store(&board->durability_since, since);
+    atomic_store(&board->durability, SD_DURABILITY_LOST); /* `regain` takes it back, */
+    if (atomic_load(&d->round_since) != since && !atomic_load(&d->lost)) /* unless it just has */
+        (void)atomic_compare_exchange_strong(&board->durability, &lost, SD_DURABILITY_ON);
+    if (d->hang_logged != 0 && since + lasts - d->hang_logged < LOG_EVERY_MS)
+        return;
+    d->hang_logged = since + lasts;
+    sd_log(CRIT, 0, "sessions are NOT being written to disk, since %" APR_UINT64_T_FMT " s: %s. They are served from "
+           "memory%s", lasts / 1000, text, d->interval_ms == 0 ? ", and changes are not acknowledged meanwhile" : "");
+}
+
+void sd_durability_watch(sd_durability_t *d, uint64_t now)
+{
+    uint64_t since = d ? atomic_load(&d->round_since) : 0;
+
+    if (!d || atomic_load(&d->lost))
+        return;
+    if (since != 0 && now > since && now - since >= HANG_MS)
+        put_up_hang(d, since, now - since);
+    else if (d->hang_logged != 0) {
+        d->hang_logged = 0;
+        sd_log(NOTICE, 0, "the round of writing to disk that took so long is over");
+    }
 }
 
 /* ---- for the threads that serve ---- */

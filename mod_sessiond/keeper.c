@@ -11,7 +11,6 @@
 
 #include <apr_strings.h>
 
-#include "durability.h"
 #include "halt.h"
 #include "keeper.h"
 #include "lock_report.h"
@@ -183,14 +182,11 @@ void sd_keeper_check(sd_keeper_t *k, void (*beat)(void *data), void *data)
         beat(data);
     }
     sd_board_text_set(k->server->board->last_check, "running");
-    while (!sd_durability_stand(k->server->durability, 1000))
-        beat(data);
     halt = sd_halt_begin(k->server, HALT_MS);
     began = sd_clock_ms();
     if (halt) {
         walk_and_beat(&w, beat, data);
         sd_halt_end(&halt);
     }
-    (void)sd_durability_start(k->server->durability);
     publish_check(k->server->board, &w, sd_clock_ms() - began);
 }

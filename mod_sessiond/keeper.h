@@ -32,7 +32,7 @@ void sd_keeper_tick(sd_keeper_t *keeper, uint64_t now);
 /* There is a repair to go on with: tick soon. */
 bool sd_keeper_is_busy(const sd_keeper_t *keeper);
 /* Stops all loops between two turns, walks the store and publishes what was
- * found. beat(data) is called every second meanwhile, so that the parent does
+ * found; the thread that writes to disk stands already. beat(data) is called every second meanwhile, so that the parent does
  * not take a long walk for a hang. */
 void sd_keeper_check(sd_keeper_t *keeper, void (*beat)(void *data), void *data);
 

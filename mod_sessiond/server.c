@@ -291,20 +291,23 @@ static bool serve(const sd_start_t *start, sd_server_t *server, int signals, uin
     told_t told = { .start = start, .restart_at = restart_at };
     sd_keeper_t keeper;
     uint64_t next_beat = 0;
-    bool term = false;
+    bool term = false, check = false;
 
     sd_keeper_setup(&keeper, server);
     while (!term) {
         struct pollfd p[2] = { { .fd = signals, .events = POLLIN }, { .fd = start->control, .events = POLLIN } };
-        bool check = false;
         uint64_t now;
 
         (void)poll(p, 2, sd_keeper_is_busy(&keeper) ? 1 : TICK_MS);
         term = read_signals(signals, &check);
         if (p[1].revents & POLLIN)
             listen_to_words(&told);
-        if (check)
+        /* a commit that the disk takes its time for is not waited for here either */
+        if (check && sd_durability_stand(server->durability, STAND_MS)) {
+            check = false;
             sd_keeper_check(&keeper, beat_during_check, &told);
+            (void)sd_durability_start(server->durability);
+        }
         if (!term && answer(server, &told))
             return true;
         term |= told.finish;
@@ -314,6 +317,7 @@ static bool serve(const sd_start_t *start, sd_server_t *server, int signals, uin
             continue;
         tell_parent(start, SD_NEWS_BEAT, slowest_loop(server, now));
         stay_up(start->board);
+        sd_durability_watch(server->durability, now);
         next_beat = now + 1000;
         if (getppid() != start->parent)
             term = true;
@@ -385,8 +389,6 @@ static void get_ready(const sd_start_t *start, sd_server_t *server)
         sd_log(CRIT, 0, "no memory for SessiondPersist");
         leave(start, SD_EXIT_FAILED);
     }
-    if (!server->durability)
-        atomic_store(&server->board->durability, SD_DURABILITY_OFF);
     if (server->durability) { /* its thread is one more that uses the store */
         options.lanes++;
         options.writes_behind = true;

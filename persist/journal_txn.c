@@ -132,8 +132,11 @@ sd_persist_status_t sd_journal_begin(sd_journal_t *j, uint64_t want, char *reaso
             return status;
         j->put_next = j->state.next;
     }
-    if (j->put_bytes == 0)
+    if (j->put_bytes == 0) {
         j->put_next = j->state.next;
+        /* one that was killed in the middle of a copy would keep all pages from now on */
+        (void)mdb_reader_check(j->env, NULL);
+    }
     rc = ensure_room(j, want);
     if (rc != 0)
         return failed(j, rc, "its map cannot grow", reason);

@@ -64,6 +64,7 @@ struct sd_durability {
     /* the thread's */
     sd_journal_t *journal;
     bool everything;             /* what is on disk is to be written anew */
+    bool fresh_clock;            /* what was written last went by the store's clock of another time, perhaps of another boot */
     uint32_t astray_rounds;      /* in a row, each written in vain */
     uint64_t lost_since, logged; /* ms, 0 = it is not */
     char barred[SD_PERSIST_REASON]; /* why what the directory has must not be written to; "" = it may */
@@ -317,8 +318,10 @@ bool sd_durability_load(sd_durability_t *d, const sd_start_t *start, bool (*beat
     atomic_store(&d->server->board->durability, SD_DURABILITY_STARTING);
     if (status == SD_PERSIST_STOPPED || atomic_load(&l.stop))
         return false;
-    if (status == SD_PERSIST_OK || status == SD_PERSIST_FRESH)
+    if (status == SD_PERSIST_OK || status == SD_PERSIST_FRESH) {
+        d->fresh_clock = true;
         return true;
+    }
     lose(d, reason);
     apr_snprintf(d->barred, sizeof d->barred, "%s", reason);
     sd_log(CRIT, 0, "the sessions on disk were not %s: %s. Nothing is written there, so that nothing is lost: mend what "
@@ -358,7 +361,8 @@ static bool suits(sd_durability_t *d, bool fresh)
 
 static bool connect_journal(sd_durability_t *d)
 {
-    sd_journal_options_t options = { .create = true, .wall_ms = wall_ms() };
+    /* a wall clock that has been set since is found out: before the process, too */
+    sd_journal_options_t options = { .create = true, .wall_ms = wall_ms(), .same_store = !d->fresh_clock };
     char reason[SD_PERSIST_REASON] = "";
     sd_persist_status_t status;
 
@@ -435,6 +439,8 @@ static bool make_round(sd_durability_t *d)
         return false;
     }
     count(d, &result);
+    if (result.bytes != 0)
+        d->fresh_clock = false;
     sd_store_disk(d->server->store, &disk);
     if (disk.astray) { /* something left without a tombstone meanwhile: it is not in this round */
         d->everything = true;

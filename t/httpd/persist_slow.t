@@ -201,6 +201,25 @@ for my $mpm (qw(event prefork)) {
     $l->finish;
 }
 
+subtest 'a clock that is set while nothing changes' => sub {
+    my $t = server('clock', "SessiondPersistSync always\n")->allow_log(qr/exit signal Killed/)->start;
+    my $c = client($t);
+    is($c->store('kept', 'x'), 'ok', 'a session');
+    $t->graceful;
+    ok($t->eventually(sub { $t->value('Durability') eq 'on' }), 'another process has the files');
+    fault('clock-ahead', 36_000);
+    is($c->store('later', 'y'), 'ok', 'when the clock has been set, something changes');
+    nap(3);    # the round in which that is found out, and one of everything
+    my $pid = $t->pid;
+    kill KILL => -$pid;
+    $t->wait_for(sub { !process_group($pid) }, 60, 'the death of all');
+    $t->stop;
+    $t->start;
+    is(($c->fetch($_))[0], 'ok', "$_ has lived for seconds, not for hours") for 'kept', 'later';
+    mended('clock-ahead');
+    $t->finish;
+};
+
 subtest 'a copy that was killed' => sub {
     my ($copier) = grep { -x } map { "$_/mdb_copy" } split /:/, $ENV{PATH};
     plan skip_all => 'no mdb_copy' unless $copier;

@@ -4,6 +4,7 @@
  * Faults are files in the directory that SESSIOND_FAULTS names; what is written in
  * one is a number.
  *
+ *   clock-ahead N  the wall clock is N seconds ahead
  *   hang-sync      fdatasync() does not return while the file is there
  *   slow-mkdir N   mkdir() returns N ms after it has made the directory
  *   slow-read N    each step that LMDB takes through a table takes N ms
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define STEP_MS 20
@@ -34,6 +36,15 @@ static int fault(const char *name)
     n = read(fd, text, sizeof text - 1) > 0 ? atoi(text) : 1;
     close(fd);
     return n;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *t)
+{
+    int rc = (int)syscall(SYS_clock_gettime, clock, t);
+
+    if (rc == 0 && clock == CLOCK_REALTIME)
+        t->tv_sec += fault("clock-ahead");
+    return rc;
 }
 
 int fdatasync(int fd)

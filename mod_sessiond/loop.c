@@ -89,8 +89,10 @@ static void poll_listeners(sd_loop_t *loop, bool yes)
 
 static void pause_accepting(sd_loop_t *loop, int err)
 {
-    atomic_store_explicit(&loop->server->accept_error, err, memory_order_relaxed);
-    sd_count(loop->counters, accept_errors);
+    if (err != EINVAL) { /* which says that the socket has been shut down: httpd has ended */
+        atomic_store_explicit(&loop->server->accept_error, err, memory_order_relaxed);
+        sd_count(loop->counters, accept_errors);
+    }
     poll_listeners(loop, false);
     loop->accept_again = loop->exec.now + ACCEPT_PAUSE_MS;
 }

@@ -54,6 +54,8 @@ persist_libsdpersist_la_CPPFLAGS = $(AM_CPPFLAGS) $(LMDB_CPPFLAGS)
 # ---- its tests ----
 
 EXTRA_LTLIBRARIES = t/unit/libsdpersisttest.la
+# automake removes no library that it does not build itself
+CLEANFILES = t/unit/libsdpersisttest.la
 t_unit_libsdpersisttest_la_SOURCES = \
 	t/unit/disk_faults.c \
 	t/unit/disk_faults.h \
